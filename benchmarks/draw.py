@@ -23,10 +23,11 @@ from erllama_py.chat.structure import structure_text
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.guidance import Words
 from erllama_py.engine.llama.candidates import Candidates
+from erllama_py.engine.llama.chain import make_chain
 from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.native import library
 from erllama_py.engine.llama.rows import Rows
-from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
+from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.structure import Matcher, Tokenizer, compile
 from erllama_py.options.sampling import Sampling

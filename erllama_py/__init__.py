@@ -6,7 +6,7 @@ The public names, all of them. Start with `Runtime`.
 from typing import TYPE_CHECKING
 
 from erllama_py.actors import Raised, RestartLimits, Returned, Stopped, TreeNode
-from erllama_py.build_check import check_build
+from erllama_py.build_check import check_build, check_isolation
 from erllama_py.cache.directory import CacheDirectory
 from erllama_py.cache.handle import Cache
 from erllama_py.cache.keys import Identity
@@ -18,6 +18,7 @@ from erllama_py.errors import (
     ChatTemplateError,
     ChecksumMismatch,
     ContextOverflow,
+    CrashReport,
     DeadlinePassed,
     DecodeFailed,
     EmbeddingOnly,
@@ -94,21 +95,25 @@ from erllama_py.options.mappings import (
     ModelOptsDict,
     PolicyOptsDict,
     PressureOptsDict,
+    ProcessOptsDict,
     RequestOptionsDict,
     RerankOptionsDict,
     RestartLimitsDict,
+    RestartOptsDict,
     SchedulerOptsDict,
     ScoreOptionsDict,
     StubOptsDict,
     TierDict,
     TurnOptionsDict,
 )
-from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, SchedulerOpts, StubOpts
+from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, SchedulerOpts
 from erllama_py.options.parsing import parse_options
 from erllama_py.options.policy import PolicyOpts
+from erllama_py.options.process import ProcessOpts, RestartOpts
 from erllama_py.options.request import RequestOptions
 from erllama_py.options.runtime import PressureOpts
 from erllama_py.options.scores import ScoreOptions
+from erllama_py.options.stub import StubOpts
 from erllama_py.options.tiers import DiskTier, RamFileTier, TierSpec
 from erllama_py.pulling import list_pulled, list_unfinished, pull_model, remove_pulled
 from erllama_py.results import (
@@ -128,6 +133,7 @@ from erllama_py.results import (
     Explanation,
     FileProblem,
     FoundPrefix,
+    IsolationInfo,
     KeptPrefix,
     LoadProgress,
     ModelCounters,
@@ -192,6 +198,7 @@ __all__ = [
     "ContextOpts",
     "ContextOptsDict",
     "ContextOverflow",
+    "CrashReport",
     "DeadlinePassed",
     "DecodeFailed",
     "DeviceInfo",
@@ -218,6 +225,7 @@ __all__ = [
     "InvalidOption",
     "InvalidSchema",
     "InvalidText",
+    "IsolationInfo",
     "Keep",
     "KeepDict",
     "KeptPrefix",
@@ -249,6 +257,8 @@ __all__ = [
     "PressureOpts",
     "PressureOptsDict",
     "PressureState",
+    "ProcessOpts",
+    "ProcessOptsDict",
     "Progress",
     "PullDenied",
     "PullError",
@@ -268,6 +278,8 @@ __all__ = [
     "RestartLimitReached",
     "RestartLimits",
     "RestartLimitsDict",
+    "RestartOpts",
+    "RestartOptsDict",
     "Returned",
     "RoundStarted",
     "RowBytes",
@@ -333,6 +345,7 @@ __all__ = [
     "UnusableBuild",
     "WrongLoop",
     "check_build",
+    "check_isolation",
     "inspect_model",
     "list_pulled",
     "list_unfinished",

@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
 from erllama_py.cgroups import cgroups, read_text
 from erllama_py.options.model import MAX_THREADS, ContextOpts
+
+MOST_GROUPS = (1 << 16) - 1
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -33,6 +36,7 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
     fixed_few: bool = False  # whether `few` was given: exactly that many are used then
     fixed_many: bool = False
     cpus: int = 1  # what all engines of the process share
+    group: int = 0  # of those that share `cpus`: not 0 for engines that were given CPUs of their own
     on_gpu: bool = False  # whether a GPU computes: the threads have next to nothing to do then
 
     @property
@@ -46,12 +50,16 @@ class ThreadChoice(msgspec.Struct, frozen=True, kw_only=True):
         return self.on_gpu or (self.fixed_few and self.fixed_many)
 
 
-def choose_threads(context: ContextOpts, allowed: Allowance) -> tuple[ThreadChoice, str]:
-    """The threads that an engine may use, and why that many. Numbers that the user has set are kept."""
+def choose_threads(
+    context: ContextOpts, allowed: Allowance, own: Collection[int] | None = None
+) -> tuple[ThreadChoice, str]:
+    """The threads that an engine may use, and why that many. Numbers that the user has set are kept. `own` are CPUs
+    that its process was given, by number."""
     most = min(allowed.threads, MAX_THREADS)
     choice = ThreadChoice(
         few=context.n_threads or most, many=context.n_threads_batch or most, fixed_few=context.n_threads is not None,
         fixed_many=context.n_threads_batch is not None, cpus=most,
+        group=0 if own is None else crc32(repr(sorted(own)).encode()) % MOST_GROUPS + 1,
     )  # fmt: skip
     return choice, "n_threads is given" if choice.fixed_few else allowed.why
 
@@ -77,9 +85,10 @@ def _counted(n_cpus: int, n_cores: int) -> str:
     return usable if n_cores == n_cpus else f"{n_cores} core{'s' if n_cores != 1 else ''} of {usable}"
 
 
-def read_allowance(root: Path = Path("/")) -> Allowance:
-    """What this process may use now. `root` is where `proc` and `sys` lie."""
-    cpus = usable_cpus()
+def read_allowance(root: Path = Path("/"), own: Collection[int] | None = None) -> Allowance:
+    """What this process may use now, or a child that was given CPUs of its `own`. `root` is where `proc` and `sys`
+    lie."""
+    cpus = usable_cpus() if own is None else usable_cpus().intersection(own)
     return allowance(cpus, _cores(root, cpus), _quota(root))
 
 

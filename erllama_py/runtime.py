@@ -33,7 +33,7 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.handle import Cache
-from erllama_py.engine import BackendFactory, make_backend
+from erllama_py.engine import BackendFactory, SourceFactory, make_backend, make_source
 from erllama_py.handle.by_id import ModelCalls
 from erllama_py.handle.caller import Caller
 from erllama_py.handle.model import Model, board_of
@@ -97,7 +97,7 @@ class Runtime(ModelCalls, OtherNames):
             expected = "a function of an id and a configuration is expected"
             raise errors.InvalidOption("backend_factory", f"{expected}, got {type(factory).__name__}")
         own = backend_factory is make_backend
-        self._make_backend = partial(make_backend, home=self._home) if own else backend_factory
+        self._make_backend: SourceFactory = partial(make_source, home=self._home) if own else backend_factory
         self._buffers = BufferPool(options.save_buffer_bytes)
         root, self._branches = tree.build(options.ram, self._names)
         self.cache = Cache(self._names)
@@ -160,6 +160,7 @@ class Runtime(ModelCalls, OtherNames):
             raise errors.RuntimeFailed(str(failure)) from failure
         finally:
             self._models.clear()
+            self._buffers.close()
             self._names.home.leave()
             switch_interval.release(self)
 

@@ -9,8 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from erllama_py.own_data import lacks, stack_bytes
+
 LEAST_BYTES = 4 << 20  # of address space; only what is used of it takes memory
 _STEP = 1 << 20  # some systems want whole pages, of whatever size
+FIRST_BYTES = 2 << 20  # of private data, for what a thread needs before its function runs
 
 _lock = threading.Lock()
 T = TypeVar("T")
@@ -23,7 +26,7 @@ class NoStack(RuntimeError):
 def begin_thread(thread: threading.Thread) -> None:
     """Start a thread with the stack that threads have here, or `LEAST_BYTES` where that is less.
 
-    Raises `RuntimeError` where the system has no thread left.
+    Raises `RuntimeError` where the system has no thread left, or no private data for one.
     """
     _begin(thread, LEAST_BYTES, or_default=True)
 
@@ -64,10 +67,16 @@ def call_on_stack(least: int, call: Callable[[], T]) -> T:
 def _begin(thread: threading.Thread, least: int, *, or_default: bool) -> None:
     """`or_default`: the system's own size is large enough, whatever it is."""
     with _lock:  # the size is one of the whole process
-        chosen = threading.stack_size(least)  # to ask for it is to set it
+        chosen, size = threading.stack_size(least), least  # to ask for it is to set it
         if chosen > least or (or_default and not chosen):  # 0 is the system's own size
             threading.stack_size(chosen)
+            size = chosen or stack_bytes()
         try:
+            # One that ends for want of memory before it runs is waited for by `start`, for ever.
+            if lacks(size + FIRST_BYTES):
+                raise RuntimeError(
+                    "can't start new thread: its stack and a bit more are over the limit of private data"
+                )
             thread.start()
         finally:
             threading.stack_size(chosen)

@@ -30,11 +30,12 @@ from erllama_py.actors import (
 )
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.actor import CacheActor
-from erllama_py.engine import BackendFactory
+from erllama_py.engine import SourceFactory
 from erllama_py.model.actor import ModelActor
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_name
 from erllama_py.model.embedders import Place
+from erllama_py.options.process import RestartOpts
 from erllama_py.options.runtime import PressureOpts
 from erllama_py.options.tiers import RAM_TIER, RamTier, TierSpec
 from erllama_py.scheduler.messages import actor_name
@@ -64,8 +65,9 @@ class Branch:
 
 
 # Five restarts in a minute: a model that crashes on one bad request comes back for the next ones, a model that
-# crashes on every load gives up within half a minute, backoff included.
-MODEL_LIMITS = RestartLimits(intensity=5, period=60.0)
+# crashes on every load gives up within half a minute, backoff included. `restarts` of a model says otherwise.
+# The first delay is shorter than that of others: streams wait for it.
+MODEL_LIMITS = RestartLimits(intensity=5, period=60.0, backoff_first=0.01)
 # A directory that is gone for a moment comes back within the backoff; one that is gone for good is given up.
 TIER_LIMITS = RestartLimits(intensity=5, period=60.0)
 # The cache and its tier in memory depend on nothing outside: more failures than this are a fault of theirs.
@@ -157,7 +159,7 @@ def pressure_child(opts: PressureOpts, evict: Evict, names: Names) -> ChildSpec:
 
 
 def model_child(
-    board: ModelBoard, names: Names, make_backend: BackendFactory, remember: Path, buffers: BufferPool
+    board: ModelBoard, names: Names, make_backend: SourceFactory, remember: Path, buffers: BufferPool
 ) -> ChildSpec:
     """A model: restarted whenever it ends by itself, each time as a new actor on a new engine thread.
 
@@ -169,10 +171,20 @@ def model_child(
         lambda: ActorRun(name, lambda: ModelActor(board, make_backend, remember, buffers), names),
         restart="permanent" if board.lender is None else "temporary",
         stop_timeout=MODEL_STOP_SECONDS,
-        limits=MODEL_LIMITS,
+        limits=model_limits(board.config.restarts),
         detail=board.describe,
         on_ended=board.ended,
     )
+
+
+def model_limits(restarts: RestartOpts) -> RestartLimits:
+    """The budget of a model's restarts."""
+    if restarts == RestartOpts():
+        return MODEL_LIMITS
+    return RestartLimits(
+        intensity=restarts.intensity, period=restarts.period, backoff_max=restarts.backoff_max,
+        backoff_first=min(MODEL_LIMITS.backoff_first, restarts.backoff_max),
+    )  # fmt: skip
 
 
 def embedder_child(place: Place, names: Names) -> ChildSpec:

@@ -40,6 +40,8 @@ def sections() -> dict[str, type[msgspec.Struct]]:
         "models.model_opts": erllama.ModelOpts,
         "models.context_opts": erllama.ContextOpts,
         "models.scheduler": erllama.SchedulerOpts,
+        "models.process_opts": erllama.ProcessOpts,
+        "models.restarts": erllama.RestartOpts,
         "tiers": erllama.DiskTier,
         "policy": erllama.PolicyOpts,
         "pressure": erllama.PressureOpts,

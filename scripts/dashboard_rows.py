@@ -107,7 +107,8 @@ MODELS = Row("Models", (
         Query(rate("erllama_model_requests_finished_total", "finish_reason"), "{{finish_reason}}"),
         Query(f"sum(rate(erllama_model_requests_failed_total{{{MODEL}}}[{EVERY}]))", "failed"),
         Query(f"sum(rate(erllama_model_requests_refused_total{{{MODEL}}}[{EVERY}]))", "refused"),
-    ), "Refused: the queue was full, or the session busy.", stacked=True),
+        Query(f"sum(rate(erllama_model_requests_continued_total{{{MODEL}}}[{EVERY}]))", "went on after a crash"),
+    ), "Refused: the queue was full, or the session busy. One that went on has not ended.", stacked=True),
     Panel("Tokens in a decode", "none", (
         Query(ratio(rate("erllama_model_tick_tokens_total", "model"), rate("erllama_model_ticks_total", "model")),
               "{{model}}"),

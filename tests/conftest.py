@@ -14,12 +14,12 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from helpers.instant_copies import instant_copies
 from helpers.loggers import levels
 from helpers.runtime import forget_engine_threads
 from hypothesis import settings
 
 from erllama_py.cpus import read_allowance
-from erllama_py.engine import rates
 from erllama_py.serve.models import default_home
 
 MOST_WORKERS = 4
@@ -61,18 +61,10 @@ def loggers() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def copies(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Copies of cells count as instant, but in files that are marked `measured_copies`: on a busy machine a tiny model
-    computes its cells in less time than copying them takes, and which rows there are would depend on that."""
-    if request.node.get_closest_marker("measured_copies"):
-        yield
-        return
+    """Copies of cells count as instant, but in files that are marked `measured_copies`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "erllama_py.engine.cells.copied_out", lambda known, tokens, _: rates.copied_out(known, tokens, 0.0)
-        )
-        patch.setattr(
-            "erllama_py.engine.cells.copied_into", lambda known, tokens, _: rates.copied_into(known, tokens, 0.0)
-        )
+        if not request.node.get_closest_marker("measured_copies"):
+            instant_copies(patch.setattr)
         yield
 
 

@@ -19,6 +19,7 @@ from erllama_py.actors.restart_budget import RestartLimits
 from erllama_py.actors.running import Future, Run, Runnable
 
 Restart = Literal["permanent", "transient", "temporary"]
+FailureOutcome = Literal["ended", "restarting", "gave_up", "abandoned"]
 ChildState = Literal["starting", "running", "stopping", "backoff", "failed", "stopped", "finished"]
 
 
@@ -49,15 +50,16 @@ class ChildSpec:
 class ChildFailure:
     """What a supervisor reports of a child that failed.
 
-    `outcome`: it restarts in `delay` seconds; the supervisor gave up on it after `restarts` restarts (a temporary
-    child: none were due); or it was abandoned because it did not end when stopped, and `error` is a `StopTimeout`.
+    `outcome`: it has ended, which is reported before its calls fail with that; then, once it is gone: it restarts in
+    `delay` seconds; the supervisor gave up on it after `restarts` restarts (a temporary child: none were due); or it
+    was abandoned because it did not end when stopped, and `error` is a `StopTimeout`.
     """
 
     supervisor: str
     name: str
     error: BaseException
     restarts: int
-    outcome: Literal["restarting", "gave_up", "abandoned"]
+    outcome: FailureOutcome
     delay: float | None = None
 
 

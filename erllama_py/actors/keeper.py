@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Literal
 
-from erllama_py.actors.child import Child, ChildFailure, ChildState, failure_of, restart_is_due
-from erllama_py.actors.clock import Clock
+from erllama_py.actors.child import Child, ChildFailure, ChildState, FailureOutcome, failure_of, restart_is_due
+from erllama_py.actors.clock import BudgetClock, Clock
 from erllama_py.actors.errors import ActorEnded, RestartLimitReached
 from erllama_py.actors.exits import Exit, Raised, Stopped
 from erllama_py.actors.restart_budget import GiveUp, RestartAfter, RestartLimits, decide
@@ -33,13 +32,14 @@ class Keeper:
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self._supervisor = supervisor
         self._limits = limits
-        self._clock = clock
+        self._clock, self._budget_clock = clock, BudgetClock(clock)
         self._random = random
         self._report = report
         self._forget = forget
         self._stop: asyncio.Future[None] = loop.create_future()
         self._history: tuple[float, ...] = ()
         self._given_up: GiveUp | None = None
+        self._told: Exit | None = None  # how the run under way has ended, once that was reported
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -130,9 +130,12 @@ class Keeper:
     async def _live(self) -> Exit:
         """Run after run; returns how the last one ended."""
         while True:
+            self._budget_clock.stop()
+            self._told = None
             exit = await self._run_once(self.child.begin(self._is_last))
             if self._stop.done() or not self.started.done() or self.child.left_behind is not None:
                 return exit
+            self._tell_end(exit)  # where it has changed since it was announced
             if not restart_is_due(self.child.spec, exit):
                 return self._let_be(exit)
             failure = failure_of(self.name, exit)
@@ -149,19 +152,23 @@ class Keeper:
 
     def _is_last(self, exit: Exit) -> bool:
         """Whether a run with this exit is the last: decided as it ends, so that the errors of open calls can report
-        it."""
-        if self._stop.done() or not self.started.done() or not restart_is_due(self.child.spec, exit):
+        it. A failure is reported now: what its calls make of their errors comes after it."""
+        if self._stop.done() or not self.started.done():
+            return True
+        self._tell_end(exit)
+        if not restart_is_due(self.child.spec, exit):
             return True
         decision = self._decide()
         self._given_up = decision if isinstance(decision, GiveUp) else None
         return self._given_up is not None
 
     def _decide(self) -> RestartAfter | GiveUp:
-        return decide(self._limits, self._history, self._clock.now(), self._random())
+        return decide(self._limits, self._history, self._budget_clock.now(), self._random())
 
     async def _run_once(self, run: Run) -> Exit:
         """One run, until it ends by itself or is stopped."""
         await wait_any(run.ready, run.ending, self._stop)
+        self._budget_clock.go_on()
         if run.ready.done():
             self.child.mark_running()
             if not self.started.done():
@@ -187,7 +194,10 @@ class Keeper:
         limit.__cause__ = failure
         return Raised(limit)
 
-    def _tell(
-        self, error: BaseException, outcome: Literal["restarting", "gave_up", "abandoned"], delay: float | None = None
-    ) -> None:
+    def _tell_end(self, exit: Exit) -> None:
+        if exit != self._told and (isinstance(exit, Raised) or restart_is_due(self.child.spec, exit)):
+            self._told = exit
+            self._tell(failure_of(self.name, exit), "ended")
+
+    def _tell(self, error: BaseException, outcome: FailureOutcome, delay: float | None = None) -> None:
         self._report(ChildFailure(self._supervisor, self.name, error, self.child.restarts, outcome, delay))

@@ -38,7 +38,7 @@ class ActorRef(Generic[M]):
         self._mailbox = mailbox
         self._request_stop = request_stop
         self._task = task
-        self._open: set[Reply[Any]] = set()
+        self._open: dict[Reply[Any], None] = {}  # in the order of the calls
 
     async def call(self, message: M, timeout: float | None = None) -> Any:
         """Send `message` and wait for the answer, at most `timeout` seconds.
@@ -65,7 +65,7 @@ class ActorRef(Generic[M]):
             raise ActorEnded(self.name, self.exit, self._last)
         reply: Reply[Any] = Reply(self.name, self._task, self._open)
         self._mailbox.put((message, reply), bounded=bounded)
-        self._open.add(reply)
+        self._open[reply] = None
         return reply
 
     def cast(self, message: M, urgent: bool = False, bounded: bool = True) -> None:

@@ -2,7 +2,8 @@
 
 The callee settles it (`send` or `fail`), now or later, from any task of the loop. A second answer is ignored and
 returns false, since an answer may race with the end of the actor. One task waits, once: when that wait is cancelled the
-reply is *abandoned*: the callee can learn that, and an answer is dropped.
+reply is *abandoned*: the callee can learn that, and an answer is dropped. Whoever listens for its end is told all the
+same, be it the end of the callee.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Reply(Generic[T]):
     __slots__ = ("_among", "_answering", "_event", "_on_abandoned", "_on_settled", "_outcome", "abandoned", "callee")
 
     def __init__(
-        self, callee: str, answering: asyncio.Task[Any] | None = None, among: set[Reply[Any]] | None = None
+        self, callee: str, answering: asyncio.Task[Any] | None = None, among: dict[Reply[Any], None] | None = None
     ) -> None:
         self.callee = callee
         self.abandoned = False
@@ -61,7 +62,8 @@ class Reply(Generic[T]):
         """Give up waiting for the answer. Without effect when it is settled."""
         if not self.settled and not self.abandoned:
             self.abandoned = True
-            self._leave()
+            if not self._on_settled:  # else it needs an answer still
+                self._leave()
             _run(self._on_abandoned)
 
     def on_abandoned(self, callback: Callable[[], None]) -> None:
@@ -108,7 +110,7 @@ class Reply(Generic[T]):
 
     def _leave(self) -> None:
         if self._among is not None:
-            self._among.discard(self)
+            self._among.pop(self, None)
 
 
 def _run(callbacks: list[Callable[[], None]]) -> None:

@@ -27,7 +27,7 @@ class RestartLimits(msgspec.Struct, frozen=True):
     intensity: Annotated[int, Meta(ge=0)] = 3
     """Most restarts within a `period`; one more, and it is given up."""
     period: Annotated[float, Meta(gt=0.0)] = 60.0
-    """Seconds in which restarts are counted."""
+    """Seconds in which restarts are counted; those of the starts are not."""
     backoff_first: NotNegative = 0.05
     """Delay of the first restart."""
     backoff_factor: Annotated[float, Meta(ge=1.0)] = 2.0
@@ -60,7 +60,7 @@ class GiveUp:
 
 
 def decide(limits: RestartLimits, history: tuple[float, ...], now: float, random: float) -> RestartAfter | GiveUp:
-    """What to do about a failure at `now`.
+    """What to do about a failure at `now`, by a clock that stands still during starts.
 
     `history` holds the times at which restarts were due, as given by earlier decisions; `random` is in `[0, 1)`.
     """

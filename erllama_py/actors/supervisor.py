@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from erllama_py.actors.child import Child, ChildFailure, ChildSpec, failure_of, restart_is_due
-from erllama_py.actors.clock import Clock
+from erllama_py.actors.clock import BudgetClock, Clock
 from erllama_py.actors.errors import RestartLimitReached
 from erllama_py.actors.exits import Exit, Raised
 from erllama_py.actors.restart_budget import GiveUp, RestartLimits, Strategy, affected_children, decide
@@ -38,6 +38,7 @@ class Supervisor(SupervisorBase):
         self._children: dict[str, Child] = {}
         self._due: dict[str, float] = {}  # children that wait for their restart, and when it is
         self._history: tuple[float, ...] = ()
+        self._budget_clock = BudgetClock(self._clock)
 
     async def _work(self, ready: Callable[[], None]) -> None:
         assert self._stop is not None
@@ -79,8 +80,10 @@ class Supervisor(SupervisorBase):
 
     async def _start(self, child: Child, stop: Future) -> Exit | None:
         """Start a child and wait until it is ready; returns how it ended, if it ended first."""
+        self._budget_clock.stop()
         run = child.begin()
         await wait_any(run.ready, run.ending, stop)
+        self._budget_clock.go_on()
         if run.ready.done():
             child.mark_running()
             return None
@@ -92,6 +95,8 @@ class Supervisor(SupervisorBase):
         if child.left_behind is not None:
             return
         failure = failure_of(name, exit)
+        if isinstance(exit, Raised) or restart_is_due(child.spec, exit):
+            self._report(ChildFailure(self.name, name, failure, restarts, "ended"))
         if not restart_is_due(child.spec, exit):
             if isinstance(exit, Raised):
                 child.mark_ended("failed", failure)
@@ -101,7 +106,7 @@ class Supervisor(SupervisorBase):
             return
         child.mark_ended("failed", failure)
         now = self._clock.now()
-        decision = decide(self._limits, self._history, now, self._random())
+        decision = decide(self._limits, self._history, self._budget_clock.now(), self._random())
         if isinstance(decision, GiveUp):
             self._report(ChildFailure(self.name, name, failure, restarts, "gave_up"))
             raise RestartLimitReached(name, len(decision.history), self._limits.period) from failure

@@ -1,41 +1,43 @@
 """The room with the threads: one per loaded model, which owns the model's llama.cpp context.
 
-Doors: `backend` (what an inference library must offer), `jobs` (what goes in and comes out), `thread` (the
-thread itself), and `make_backend`, `inspected` and `checked_build` here. Everything else is private to the room.
+Doors: `backend` (what an inference library must offer), `jobs` (what goes in and comes out), `engines` (the engine of
+a backend, wherever it runs), and `make_backend`, `make_source`, `inspected`, `checked_build` and `checked_isolation`
+here. Everything else is private to the room.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from erllama_py.engine.backend import Backend
+from erllama_py.engine.backend import Backend, ModelSource
 from erllama_py.engine.inspection import Inspection
+from erllama_py.engine.making import backend_of
 from erllama_py.options.model import ModelConfig
-from erllama_py.results import BuildInfo
+from erllama_py.results import BuildInfo, IsolationInfo
 
 BackendFactory = Callable[[str, ModelConfig], Backend]
+SourceFactory = Callable[[str, ModelConfig], ModelSource]
 
 
 def make_backend(model_id: str, config: ModelConfig, *, home: Path | None = None) -> Backend:
-    """The backend that a configuration names, which has not loaded yet; `model_id` names it in logs.
+    """The backend that a configuration names, in this process, which has not loaded yet; `model_id` names it in logs.
 
     What is new to `home` is tried in a child first, where the configuration does not say otherwise. The llama.cpp
     bindings are imported only when one is made.
     """
-    if config.backend == "stub" and config.stub.replies:
-        from erllama_py.engine.stub_script import Script
+    return backend_of(model_id, config, home)
 
-        given = config.stub.replies
-        return Script(*((given,) if isinstance(given, dict) else given)).backend(model_id, config)
-    if config.backend == "stub":
-        from erllama_py.engine.stub import StubBackend
 
-        return StubBackend(model_id, config)
-    from erllama_py.engine.llama import LlamaBackend
+def make_source(model_id: str, config: ModelConfig, *, home: Path | None = None) -> ModelSource:
+    """As `make_backend`, or what stands for one whose engine is to run in a process of its own."""
+    if config.isolation == "process":
+        from erllama_py.engine.process.backend import RemoteBackend
 
-    return LlamaBackend(model_id, config, home)
+        return RemoteBackend(model_id, config, home)
+    return backend_of(model_id, config, home)
 
 
 def inspected(
@@ -57,3 +59,12 @@ def checked_build(wanted: Callable[[], bool] = lambda: True) -> BuildInfo:
     from erllama_py.engine.llama.build_check import checked_build as by_llama
 
     return by_llama(wanted)
+
+
+def checked_isolation() -> IsolationInfo:
+    """Try whether an engine can have a process of its own; blocks for a second."""
+    if sys.platform != "linux":
+        return IsolationInfo(problem=f"it needs Linux, and this is {sys.platform}")
+    from erllama_py.engine.process.trial import tried
+
+    return tried()

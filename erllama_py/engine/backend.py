@@ -1,7 +1,8 @@
 """What the engine thread needs of an inference library, and nothing else.
 
 `Backend` has no optional methods: `llama` and `stub` implement all of them and pass one conformance suite
-(`tests/engine/test_conformance.py`). Two kinds of methods:
+(`tests/engine/test_conformance.py`). `ModelSource` is the part of it that a model's actors use, which the stand-in of a
+child has too. Two kinds of methods:
 
 - on the engine thread only: `load`, `set_threads`, `rest`, `decode`, `logits`, `likeliest`, `sampler`, `remove`,
   `share`, `positions`, `capture`, `restore`, `close`;
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -170,8 +171,14 @@ class Sampler(Protocol):
         """These tokens come next, though nobody has drawn them. Raises `SamplerFailed` where the structure does not
         allow that."""
 
-    def prescribe(self, token: int) -> None:
-        """The next draw gives this token, whatever its odds; `likeliest` then tells them."""
+    @property
+    def used(self) -> tuple[int | float, ...]:
+        """What its draws have used up, and all else of its state that the tokens do not tell, for `replay`."""
+
+    def replay(self, tokens: Sequence[int], used: tuple[int | float, ...]) -> None:
+        """Stand where another sampler of the same options and history does that has taken in these tokens: `used` is
+        what it said of itself then. Before anything is drawn. Raises `SamplerFailed` where the structure does not allow
+        these tokens."""
 
     @property
     def is_over(self) -> bool:
@@ -245,8 +252,8 @@ class Vocabulary(Protocol):
         loop, nor on the engine thread. Raises `InvalidOption` for what takes too long, and `ModelNotLoaded`."""
 
 
-class Backend(Protocol):
-    """One model with one context."""
+class ModelSource(Protocol):
+    """One model as its actors have it, whichever process computes: what needs no engine thread."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -261,23 +268,35 @@ class Backend(Protocol):
     def settle(self, config: ModelConfig) -> None:
         """After `inspect`, before `load`: the configuration with the size of the context that the file led to."""
 
-    def use_weights_of(self, other: Backend) -> None:
-        """Before `load`: make the context over the weights of `other`, which has loaded the same files.
+    def use_weights_of(self, other: Any) -> None:
+        """Before `load`: make the context over the weights of `other`, one of the same class that has loaded the same
+        files.
 
-        They are freed with the last backend that uses them. Where `other` has freed its own before, `load` raises
+        They are freed with the last that uses them. Where `other` has freed its own before, `load` raises
         `ModelNotLoaded`.
         """
-
-    def load(self, progress: Callable[[float], bool]) -> ModelFacts:
-        """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
-        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also if a file has changed since
-        `inspect` read it; frees all when it raises."""
 
     def embedder(self, opts: EmbedderOpts) -> Embedder:
         """A context for embeddings over the same weights, which it holds; not made yet. From any thread, after `load`.
 
         Raises `ModelNotLoaded` once they are freed.
         """
+
+    def abort(self, flag: bool) -> None:
+        """Set or clear the flag that makes a running `decode` stop early, and end what `inspect` tries. From any
+        thread, at once."""
+
+    def close(self) -> None:
+        """Free everything. Allowed twice, and after a failed `load`."""
+
+
+class Backend(ModelSource, Protocol):
+    """One model with one context, in this process."""
+
+    def load(self, progress: Callable[[float], bool]) -> ModelFacts:
+        """Load weights, then allocate the context. `progress` gets a fraction and answers whether to go on;
+        when it answers false, `LoadCancelled` is raised. Raises `ModelLoadError`, also if a file has changed since
+        `inspect` read it; frees all when it raises."""
 
     def set_threads(self, single: int, several: int) -> None:
         """How many threads compute the decodes to come: those of a single token, and those of several.
@@ -335,11 +354,8 @@ class Backend(Protocol):
         `BAD_BYTES` only where a row that is known to be good would have been taken.
         """
 
-    def abort(self, flag: bool) -> None:
-        """Set or clear the flag that makes a running `decode` stop early. From any thread, at once."""
-
-    def close(self) -> None:
-        """Free everything. Allowed twice, and after a failed `load`."""
+    def fail_assertion(self) -> None:
+        """A drill: end the process as native code does that finds itself in a state that it does not expect."""
 
 
 class LoadCancelled(Exception):

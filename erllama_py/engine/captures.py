@@ -24,13 +24,16 @@ class Captures:
         # With full attention a range can be copied as well later on: what follows it changes nothing of it.
         self.can_wait = memory == "full"
         self._stands_at_end = memory in ("recurrent", "hybrid")
-        self._stops_in_ubatch = memory == "window"
         # A recurrent state is only ever the one at the sequence's end: earlier ones are gone.
         least = keep if self._stands_at_end else self.captured_to + 1
         self._ends = [end for end in plan.prompt_ends if end >= max(least, self.captured_to + 1)] if plan else []
         self._prompt_length = prompt_length
         self._reply_from = plan.reply_from if plan else 0
         self._next_continued = prompt_length + plan.interval if plan else 0
+        # Of a reply that goes on, ranges may be saved already, or have been passed.
+        passed = max(self.captured_to, keep - 1 if self._stands_at_end else 0)
+        while plan is not None and self._next_continued <= passed:
+            self._next_continued += plan.interval
 
     def due(self, position: int) -> tuple[int, SaveReason] | None:
         """The end of the range that can be copied now, for a sequence of `position` tokens."""
@@ -81,12 +84,12 @@ class Captures:
         """
         if self._plan is not None and position >= self._prompt_length:
             return None if self.can_wait else max(1, self._next_continued - position)  # several are rare
-        if not self._ends or self._ends[0] <= position:
+        if self._plan is None or self.can_wait:
             return None
+        if not self._ends or self._ends[0] <= position:
+            return self._prompt_length - position  # a reply that goes on has more, with ranges of its own
         ahead = self._ends[0] - position
         if self._stands_at_end:
             return ahead
-        if not self._stops_in_ubatch:
-            return None
         last = position + -(-ahead // n_ubatch) * n_ubatch
         return last // n_ubatch * n_ubatch - position

@@ -17,6 +17,7 @@ from erllama_py.buffers import GRAIN, BufferPool
 from erllama_py.engine.backend import Backend, CannotCapture, RestoreStatus
 from erllama_py.engine.jobs import Captured, Fork, Forked, Restore, Restored
 from erllama_py.engine.rates import TYPICAL_TOKENS, Rates, computed, copied_into, copied_out, copies_out
+from erllama_py.engine.recorder import Recorder
 from erllama_py.options.model import SaveReason, SkipReason
 
 
@@ -26,8 +27,9 @@ class Cells:
 
     def __init__(
         self, backend: Backend, buffers: BufferPool, n_cells: int = 1 << 17,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.perf_counter, recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
+        self._recorder = Recorder() if recorder is None else recorder
         self.rates = Rates(longest=max(1, n_cells))
         self._clock = clock
         self._backend = backend
@@ -66,6 +68,7 @@ class Cells:
                 skipped = "no_buffer" if nbytes <= self._largest else "too_large"
             return buffer
 
+        self._recorder.begin("capture", (request_id,), end - start)
         try:
             payload = self._backend.capture(seq_id, start, end, take)
         except CannotCapture:
@@ -89,7 +92,8 @@ class Cells:
         status = RestoreStatus.UNABLE
         # After a refused row, those that follow do not fit on.
         began = self._clock()
-        if self.length(seq_id) >= start and self.cut(seq_id, start):
+        if job.payload is not None and self.length(seq_id) >= start and self.cut(seq_id, start):
+            self._recorder.begin("restore", (job.request_id,), job.end - start)
             began = self._clock()
             with suppress(MemoryError):
                 status = self._backend.restore(seq_id, start, job.end, job.payload)
@@ -100,12 +104,14 @@ class Cells:
 
     def fork(self, job: Fork) -> Forked:
         """Share what a sequence holds of its first `length` cells with another."""
+        self._recorder.begin("fork", (job.request_id,), job.length)
         length = min(job.length, self.length(job.source))
         shared = length > 0 and self._backend.share(job.source, job.seq_id, length)
         return Forked(job.request_id, length if shared else 0)
 
     def cut(self, seq_id: int, length: int) -> bool:
         """Whether a sequence could be made to hold exactly its first `length` tokens."""
+        self._recorder.begin("free")
         return self._backend.remove(seq_id, length, -1) and self.length(seq_id) == length
 
     def length(self, seq_id: int) -> int:

@@ -4,17 +4,22 @@
 fails is tried again request by request, and one that fails alone too is the culprit; when all fail, the context is
 broken and the failure goes up. `settle` gets the parts of each decode that was done, and their slices, before the next
 one.
+
+What a decode that failed has computed is forgotten and computed again, so that nothing of it is ever copied out: no
+reply, row or parked request stands on it (`still_counts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
 from erllama_py.engine.backend import Backend, BackendFailure, DecodeStatus, ModelFacts, Slice
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.prompt_scores import as_many_as_fit, most_rows
+from erllama_py.engine.recorder import Operation
 from erllama_py.engine.sequence import Running
 from erllama_py.engine.tick_plan import Need
 from erllama_py.options.request import BACKGROUND
@@ -36,13 +41,14 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Decoder:
-    """See the module. `fail` is a drill: every decode fails from then on. `heart` measures each decode."""
+    """See the module. `drill` has every decode fail from then on, or the next one end the process. `heart` measures
+    each decode."""
 
     def __init__(
         self, backend: Backend, facts: ModelFacts, settle: Callable[[Sequence[Part], Sequence[Slice]], None],
         heart: Heart,
     ) -> None:  # fmt: skip
-        self.fail = False
+        self.drill: Literal["decode", "assertion"] | None = None
         self._heart = heart
         self._backend, self._settle = backend, settle
         self._n_batch = facts.n_batch
@@ -59,21 +65,25 @@ class Decoder:
                 return Result(whole=True)
             case DecodeStatus.ABORTED:
                 for part in parts:
-                    self._find_position(part.running)
+                    self._find_position(part.running, failed=False)
                 return Result()
             case DecodeStatus.NO_CELLS:
                 return self._smaller(parts)
 
     def _run(self, parts: Sequence[Part]) -> DecodeStatus:
-        if self.fail:
-            raise BackendFailure("a decode was told to fail")
         slices = [part.running.slice(part.tokens) for part in parts]
         status = None
-        self._heart.begins(sum(len(one.tokens) for one in slices))
+        operation: Operation = "decode" if all(part.running.generating for part in parts) else "prefill"
+        requests = [part.running.job.request_id for part in parts]
+        self._heart.begins(sum(len(one.tokens) for one in slices), requests, operation)
         try:
+            if self.drill == "decode":
+                raise BackendFailure("a decode was told to fail")
+            if self.drill == "assertion":
+                self._backend.fail_assertion()
             status = self._backend.decode(slices)
         finally:
-            self._heart.ends(status is DecodeStatus.DONE)
+            self._heart.ends(status is DecodeStatus.DONE, raised=status is None)
         if status is DecodeStatus.DONE:
             self._settle(parts, slices)
         return status
@@ -95,7 +105,7 @@ class Decoder:
         failed: list[tuple[Part, str]] = []
         ends = [part.running.position + part.tokens for part in parts]
         for part in parts:
-            self._find_position(part.running)
+            self._find_position(part.running, failed=True)
         for part, end in zip(parts, ends, strict=True):
             try:
                 self._reach(part.running, end)
@@ -113,15 +123,29 @@ class Decoder:
             if self._run([Part(running, tokens)]) is not DecodeStatus.DONE:
                 return
 
-    def _find_position(self, running: Running) -> None:
-        """After a decode that did not end: whole micro-batches may be in, and count. A recurrent state may have been
-        left half-way through its update, so nothing of it counts."""
+    def _find_position(self, running: Running, *, failed: bool) -> None:
+        """After a decode that did not end: what of a request counts still. What cannot be cut back to that is computed
+        from its first token on."""
         _, last = self._backend.positions(running.seq_id)
-        # What is fed last is decoded again: its logits are lost.
-        position = min(last + 1, running.most_held) if self._cuttable else 0
+        position = still_counts(running.position, last, running.most_held, failed=failed, cuttable=self._cuttable)
         if not self._backend.remove(running.seq_id, position, -1):
-            raise BackendFailure(f"sequence {running.seq_id} cannot go on after a decode that did not end")
+            position = 0
+            if not self._backend.remove(running.seq_id, 0, -1):
+                raise BackendFailure(f"sequence {running.seq_id} cannot go on after a decode that did not end")
         running.position = position
+
+
+def still_counts(before: int, last: int, most: int, *, failed: bool, cuttable: bool) -> int:
+    """How many tokens of a sequence count after a decode that did not end. It held `before` of them then, and has come
+    to position `last`. Pure.
+
+    One that was stopped has left whole micro-batches, which count; but what is fed last, beyond `most`, is decoded
+    again: its logits are lost. One that failed may have left anything where it wrote. A recurrent state is changed in
+    place, and may be half-way through that: nothing of it counts.
+    """
+    if not cuttable or last + 1 < before:
+        return 0
+    return before if failed else min(last + 1, most)
 
 
 def with_few_scoring(needs: dict[Running, Need], n_vocab: int) -> dict[Running, Need]:

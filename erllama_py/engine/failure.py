@@ -68,7 +68,11 @@ def failure_of(error: BaseException, causes: int = MOST_CAUSES) -> Failure:
 
 def _sendable(fact: Any) -> Any:
     """Text may hold what has no UTF-8 form: a lone surrogate of a caller's becomes a question mark. A tuple is a list
-    on the way."""
+    on the way, and a struct a dict."""
+    if isinstance(fact, msgspec.Struct):
+        return _sendable(msgspec.structs.asdict(fact))
+    if isinstance(fact, dict):
+        return {_sendable(name): _sendable(one) for name, one in fact.items()}
     if isinstance(fact, tuple):
         return [*map(_sendable, fact)]
     return fact.encode(errors="replace").decode() if isinstance(fact, str) else fact

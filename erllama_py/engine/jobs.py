@@ -12,6 +12,7 @@ import msgspec
 
 from erllama_py.chat.segments import Markers, SegmentKind
 from erllama_py.engine.backend import MemoryKind
+from erllama_py.engine.drawn import Drawn, Draws
 from erllama_py.engine.failure import Failure
 from erllama_py.options.model import SaveReason, SkipReason
 from erllama_py.options.sampling import Sampling
@@ -20,6 +21,9 @@ from erllama_py.results import FinishReason, TokenLogprob
 # A range that can end anywhere has at most this many tokens: 12 MB of a model of 135M parameters, 64 MB of one of 8
 # billion, some milliseconds for which a stream stalls. It ends at a multiple, as rows do that others may share.
 MOST_TOKENS = 512
+
+# Of a reply without a stream a `Text` comes whenever so many tokens are new: no more is lost where the engine ends.
+TOKENS_UNSEEN = 32
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -48,10 +52,18 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     is then drawn without a decode. `limit` is the position up to which there are cells for it, see `Wants`.
     `max_new_tokens` ≥ 0; with 0 nothing is drawn. `stop_sequences` end the text where the earliest of them
     begins; the sampling's `stop_token_ids` end it as the model's own end tokens do. `markers` tell its thinking and its
-    calls from its text. `stream` asks for a
-    `Text` per tick; without it the text comes whole, in `Finished`. `saves` says which ranges to copy out on the way,
-    `keep_logits` whether the logits at the prompt's end are wanted. `reproducible` has all that is computed again cut
-    as it was at first: no slice goes beyond the prompt's end, and what was sampled goes token by token.
+    calls from its text. `stream` asks for a `Text` per tick; without it there is one for each `TOKENS_UNSEEN` tokens.
+    `saves` says which ranges to copy out on the way, `keep_logits` whether the logits at the prompt's end are wanted.
+    `reproducible` has all that is computed again cut as it was at first: no slice goes beyond the prompt's end, and
+    what was sampled goes token by token.
+
+    With `drawn` the reply goes on from these tokens, of which the first `keep` may be in the sequence too: no `Text`
+    repeats any of it, and `Finished` tells the whole reply, and counts the work of both lives. `retrace` has what was
+    drawn computed token by token, as it was at first where nothing else was in a decode, but for tokens that a
+    structure has forced.
+
+    One that was `cancelled` before the engine heard of it ends with what it has: nothing, or the reply of its earlier
+    life. Its sampling need not be what was asked for.
     """
 
     request_id: int
@@ -70,6 +82,9 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     logits: bytes | None = None
     keep_logits: bool = False
     reproducible: bool = False
+    drawn: Drawn | None = None
+    retrace: bool = False
+    cancelled: bool = False
 
 
 class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,14 +154,14 @@ class Fork(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class Restore(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Put captured bytes back as positions `[start, end)`; whatever the sequence holds from `start` on is dropped.
 
-    Answered with `Restored`.
+    Answered with `Restored`. A payload of None could not be brought into the engine's process: nothing is put back.
     """
 
     request_id: int
     seq_id: int
     start: int
     end: int
-    payload: memoryview
+    payload: memoryview | None
 
 
 class Capture(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -189,9 +204,10 @@ class DrillFault(Exception):
 
 
 class Fault(msgspec.Struct, frozen=True, tag=True):
-    """A drill: make the thread itself (`"thread"`) or its next decode (`"decode"`) fail."""
+    """A drill: make the thread itself (`"thread"`) or its next decode (`"decode"`) fail, or end the process by an
+    assertion of native code in its next decode."""
 
-    where: Literal["thread", "decode"]
+    where: Literal["thread", "decode", "assertion"]
 
 
 Job = Generate | Grant | Park | Resume | Fork | Restore | Capture | Drop | Cancel | EndThinking | Fault
@@ -283,7 +299,10 @@ class PromptLogits(msgspec.Struct, frozen=True, tag=True):
 
 
 class Text(msgspec.Struct, frozen=True, tag=True):
-    """New text (whole characters, no part of a stop sequence) and the token ids sampled since the last."""
+    """New text (whole characters, no part of a stop sequence) and the token ids sampled since the last.
+
+    Of several that come together the last has the tokens, and `draws`: where the reply stands after all that came.
+    """
 
     request_id: int
     text: str
@@ -291,6 +310,7 @@ class Text(msgspec.Struct, frozen=True, tag=True):
     logprobs: list[TokenLogprob] | None = None  # of these tokens, where they are wanted
     kind: SegmentKind = "text"
     closed: bool = False  # whether its segment, thinking or a call, ends here
+    draws: Draws | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -31,13 +31,15 @@ def of_row(row: Any, token: int, ids: Any, count: int) -> Likeliest:
     return Likeliest(float(row[token]) - total, _ranked(ids, row[ids], total, count))
 
 
-def of_logits(logits: bytes, tokens: Sequence[int]) -> list[Likeliest]:
-    """How likely each of `tokens` is by one row of 32-bit logits. Raises `SpoiledLogits` where they are no numbers."""
+def of_logits(logits: bytes, tokens: Sequence[int], count: int = 0) -> list[Likeliest]:
+    """How likely each of `tokens` is by one row of 32-bit logits, and the `count` likeliest. Raises `SpoiledLogits`
+    where they are no numbers."""
     row = numpy.frombuffer(logits, "f4")
     if not math.isfinite(float(row.max())):  # NaN is the greatest to `max`
         raise SpoiledLogits("the model's output is not a number")
     total = log_total(row)
-    return [Likeliest(value - total, []) for value in row[list(tokens)].tolist()]
+    top = _ranked(numpy.arange(len(row)), row, total, count)
+    return [Likeliest(value - total, top) for value in row[list(tokens)].tolist()]
 
 
 def of_some(ids: Any, logits: Any, token: int, count: int) -> Likeliest:

@@ -50,6 +50,12 @@ class Tokenizer:
                 self._marks = tuple(one for one in words.controls if one not in words.ends and is_shown(one))
         return self._marks
 
+    def check(self) -> None:
+        """Raises `ModelNotLoaded` when it is closed. What fails in that moment says nothing of a grammar: texts are not
+        cut into tokens any more."""
+        with self.use():
+            pass
+
     def known(self, grammar: str) -> Matcher | None:
         """What `keep` has kept."""
         found = self._compiled.pop(grammar, None)
@@ -82,6 +88,7 @@ def compile(grammar: str, tokenizer: Tokenizer) -> Matcher:
     with tokenizer.use():
         guide = tokenizer.make().guide(data)
     if guide.error is not None:
+        tokenizer.check()
         raise InvalidGrammar(_reason(guide.error))
     matcher = Matcher(guide)
     tokenizer.keep(grammar, matcher)

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable
 
 from erllama_py.engine.backend import BackendFailure, CannotCapture, RestoreStatus, Slice
-from erllama_py.options.model import StubOpts
+from erllama_py.options.stub import StubOpts
 
 VALUE_BYTES = 4
 _HEADER = struct.Struct("<4I")

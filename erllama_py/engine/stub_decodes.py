@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from erllama_py.engine.backend import BackendFailure
-from erllama_py.options.model import StubOpts
+from erllama_py.options.stub import StubOpts
 
 
 class StubDecodes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -57,8 +56,12 @@ class Script:
 
     def next(self, prompt: str) -> str | None:
         """The reply to the next request; `None`: the stub's own."""
-        reply = self.replies[min(len(self.prompts), len(self.replies) - 1)] if self.replies else None
-        self.prompts.append(prompt)
+        return self.reply(len(self.prompts), prompt)
+
+    def reply(self, place: int, prompt: str) -> str | None:
+        """The reply to the request that has this place among all: the next one, or one that goes on."""
+        reply = self.replies[min(place, len(self.replies) - 1)] if self.replies else None
+        self.prompts += [prompt] * (place + 1 - len(self.prompts))  # a new script knows nothing of those before
         if isinstance(reply, Mapping):
             reply = next((one for part, one in reply.items() if part in prompt), None)
         chosen: object = _called(reply, prompt) if callable(reply) else reply
@@ -134,22 +137,37 @@ class ScriptedVocabulary(StubVocabulary):
 
 class ScriptedSampler(StubSampler):
     """Draws one reply, then the end. What was accepted otherwise, such as forced tokens, is taken to be of the reply
-    where it is what comes next there."""
+    where it is what comes next there. `reply` gives that of a request's place among all."""
 
-    def __init__(self, take: Callable[[], list[int] | None], *args: Any) -> None:
+    def __init__(self, script: Script, reply: Callable[[int], list[int] | None], *args: Any) -> None:
         super().__init__(*args)
-        self._take = take
+        self._script, self._reply = script, reply
+        self._place: int | None = None  # of its request
+        self._to_say: list[int] | None = None
+        self._length = 0
 
-    @cached_property
+    @property
     def _rest(self) -> list[int] | None:
         """What is left of the reply. It is taken with the first token: a prompt that is only computed takes none."""
-        return self._take()
+        if self._place is None:
+            self._take(len(self._script.prompts), said=0)
+        return self._to_say
+
+    def _take(self, place: int, said: int) -> None:
+        reply = self._reply(place)
+        self._place, self._length = place, len(reply or ())
+        self._to_say = None if reply is None else reply[said:]
+
+    @property
+    def used(self) -> tuple[int | float, ...]:
+        return () if self._place is None else (self._place, self._length - len(self._to_say or ()))
+
+    def replay(self, tokens: Sequence[int], used: tuple[int | float, ...]) -> None:
+        super().accept(tokens)
+        if used:
+            self._take(int(used[0]), int(used[1]))
 
     def _draw(self, value: int) -> int:
-        if self._prescribed is not None:
-            token = super()._draw(value)
-            self._skip([token])
-            return token
         if self._rest is None:
             return super()._draw(value)
         allowed = self._allowed()
@@ -219,12 +237,12 @@ class ScriptedBackend(StubBackend):
         vocabulary = self.vocabulary
         prompt = vocabulary.detokenize(history, special=True)
 
-        def take() -> list[int] | None:
-            reply = self._script.next(prompt)
-            return None if reply is None else vocabulary.tokenize(reply, add_special=False, parse_special=True)
+        def reply(place: int) -> list[int] | None:
+            said = self._script.reply(place, prompt)
+            return None if said is None else vocabulary.tokenize(said, add_special=False, parse_special=True)
 
         own = self._values, vocabulary.n_vocab, sampling, banned(sampling, vocabulary), matcher
-        return ScriptedSampler(take, *own)
+        return ScriptedSampler(self._script, reply, *own)
 
 
 def _white(tokens: Sequence[int]) -> int:

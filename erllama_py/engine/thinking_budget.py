@@ -8,6 +8,7 @@ as it can take. The budget is that of the whole reply: a block that is opened wh
 from __future__ import annotations
 
 from erllama_py.chat.segments import Markers, SegmentKind
+from erllama_py.engine.drawn import Thinking
 
 MOST_WRITTEN = 64  # tokens in one go, as many as a structure forces: longer messages take several decodes
 MOST_TORN = 4  # bytes of a character
@@ -18,6 +19,7 @@ class ThinkingBudget:
 
     def __init__(self, markers: Markers | None) -> None:
         thinking = None if markers is None else markers.thinking
+        self._follows = thinking is not None
         self._closing = [] if markers is None else [*markers.closing]
         self._left = None if markers is None else markers.budget
         self._asked = markers is not None and markers.ended
@@ -26,6 +28,20 @@ class ThinkingBudget:
         self._waited = 0  # tokens since it was due
         self._rest: list[int] = []  # of those that close the block, still to be written
         self._written = False  # this block has been closed: once is all that can be done
+
+    @property
+    def standing(self) -> Thinking | None:
+        """All that the reply does not tell, for `stand`; None without thinking."""
+        if not self._follows:
+            return None
+        return Thinking(self._left, self._asked, self._waited, tuple(self._rest), self._written)
+
+    def stand(self, kind: SegmentKind, standing: Thinking | None) -> None:
+        """Go on where another one stood, after a reply whose next text is of this kind."""
+        self._kind = kind
+        if standing is not None:
+            self._left, self._asked, self._waited = standing.left, standing.asked, standing.waited
+            self._rest, self._written = [*standing.rest], standing.written
 
     def end(self) -> None:
         """Close the block that is open; no effect where there is none."""
@@ -43,12 +59,12 @@ class ThinkingBudget:
         if kind != "thinking":
             self._asked, self._written, self._waited = False, False, 0
 
-    def due(self, whole: bool, most: int = MOST_WRITTEN) -> list[int]:
-        """The tokens to be written now in place of a draw, `most` at once; mostly none. `whole`: the text so far ends
-        neither within a character nor within what may be a marker."""
+    def due(self, whole: bool) -> list[int]:
+        """The tokens to be written now in place of a draw, `MOST_WRITTEN` at once, mostly none. `whole`: the text so
+        far ends neither within a character nor within what may be a marker."""
         if self._kind == "thinking" and not self._rest and not self._written and (self._asked or self._left == 0):
             self._waited += 1
             if whole or self._waited > self._patience:
                 self._rest, self._written = list(self._closing), True
-        now, self._rest = self._rest[:most], self._rest[most:]
+        now, self._rest = self._rest[:MOST_WRITTEN], self._rest[MOST_WRITTEN:]
         return now

@@ -18,23 +18,20 @@ from erllama_py.engine import jobs
 from erllama_py.engine.backend import Backend, BackendFailure, ModelFacts, Slice, SpoiledLogits
 from erllama_py.engine.cells import Cells
 from erllama_py.engine.compute_threads import ComputeThreads
+from erllama_py.engine.copies import Copies
 from erllama_py.engine.decoding import Decoder, Part, with_few_scoring
 from erllama_py.engine.failure import failure_of
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.prompt_scores import PromptScores
-from erllama_py.engine.sequence import Running
+from erllama_py.engine.recorder import Recorder
+from erllama_py.engine.sequence import Running, begin
 from erllama_py.engine.stall import TickTimes, chunk_size, observed
 from erllama_py.engine.tick_plan import Need, plan_tick
 from erllama_py.engine.work import Work
 from erllama_py.errors import ContextOverflow, DecodeFailed, ErllamaError, SamplerFailed
-from erllama_py.options.model import SaveReason, SchedulerOpts
+from erllama_py.options.model import SchedulerOpts
 from erllama_py.options.request import BACKGROUND
 from erllama_py.watch.log import get_logger
-
-# Ranges copied out for one sequence in one tick, some milliseconds for large models: whatever else is due follows in
-# the next ticks, so that no stream stalls for longer. One that generates is itself such a stream.
-CAPTURES_PER_TICK = 2
-CAPTURES_BETWEEN_TOKENS = 1
 
 
 class Worker:
@@ -44,21 +41,21 @@ class Worker:
     def __init__(
         self, backend: Backend, cells: Cells, threads: ComputeThreads, facts: ModelFacts, scheduler: SchedulerOpts,
         name: str, post: Callable[[Sequence[jobs.Outcome]], None], alone: Callable[[int | None], None],
-        clock: Callable[[], float] = time.perf_counter, work: Work | None = None,
+        clock: Callable[[], float] = time.perf_counter, work: Work | None = None, recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         self._backend, self._cells, self._facts, self._scheduler = backend, cells, facts, scheduler
         self.threads = threads
         self._post, self._alone, self._clock = post, alone, clock
         self._work = Work() if work is None else work
-        self.heart = Heart(clock, self._work)
+        self._recorder = Recorder() if recorder is None else recorder
+        self.heart = Heart(clock, self._work, self._recorder)
         self._decoder = Decoder(backend, facts, self._settle, self.heart)
         self._log = get_logger(thread=name)
         self._running: dict[int, Running] = {}
         self._parked: dict[int, Running] = {}
-        self._forks: list[jobs.Fork] = []
         self._outcomes: list[jobs.Outcome] = []
-        self._times = TickTimes()
-        self._decoded_at = clock()
+        self._copies = Copies(cells, self._tell, self.flush)
+        self._times, self._decoded_at = TickTimes(), clock()
 
     def __repr__(self) -> str:
         return f"<Worker of {len(self._running)} running, {len(self._parked)} parked>"
@@ -66,15 +63,18 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether a tick would do something."""
-        return any(
-            running.finish or running.parking or running.wants or running.need() for running in self._running.values()
-        )
+        return any(one.finish or one.parking or one.wants or one.need() for one in self._running.values())
 
     def flush(self) -> None:
-        """Hand over the outcomes so far."""
+        """Hand over the outcomes so far. What was counted is written down before: nobody hears of a reply that the
+        counts do not have yet."""
         if self._outcomes:
+            self.heart.count()
             outcomes, self._outcomes = self._outcomes, []
             self._post(outcomes)
+
+    def _tell(self, outcome: jobs.Outcome) -> None:
+        self._outcomes.append(outcome)
 
     def close(self) -> None:
         """Free the samplers, and leave the CPUs to others."""
@@ -103,56 +103,59 @@ class Worker:
             case jobs.Resume():
                 self._resume(job)
             case jobs.Fork():
-                self._forks.append(job)
-                self._do_forks()
+                self._copies.forks.append(job)
+                self._copies.do_forks(self._running.values())
             case jobs.Restore():
                 self._outcomes.append(self._cells.restore(job))
                 self.flush()  # the next row is read while this thread restores those that have come
             case jobs.Capture():
-                copied = self._cells.capture(job.request_id, job.seq_id, job.start, job.end, job.reason, [])
-                self._outcomes.append(copied)
+                span = job.seq_id, job.start, job.end
+                self._outcomes.append(self._cells.capture(job.request_id, *span, job.reason, []))
             case jobs.Drop(seq_id, start):
-                self._forget_forks(seq_id)
+                self._copies.forget_forks(seq_id)
                 self._backend.remove(seq_id, start, -1)
             case jobs.Cancel(request_id):
                 if parked := self._parked.pop(request_id, None):
                     self._running[request_id] = parked
                 if (running := self._running.get(request_id)) and running.finish is None:
-                    running.cancel()
+                    running.cancel(self._backend.vocabulary, self._clock())
             case jobs.EndThinking(request_id):
                 if running := self._running.get(request_id) or self._parked.get(request_id):
                     running.end_thinking()
             case jobs.Fault("thread"):
                 raise jobs.DrillFault("the engine thread was told to fail")
-            case jobs.Fault():
-                self._decoder.fail = True
+            case jobs.Fault("decode" | "assertion" as where):
+                self._decoder.drill = where
 
     def _begin(self, job: jobs.Generate) -> None:
-        self._forget_forks(job.seq_id)
+        self._copies.forget_forks(job.seq_id)
         if not self._cells.cut(job.seq_id, job.keep):
             # This should not happen. Ending the engine would not help: it would come back to the same rows.
             self._log.warning("a sequence does not hold what it should; computing all of it", keep=job.keep)
             self._outcomes.append(jobs.NotHeld(job.request_id))
             self._empty(job.seq_id)
             job = msgspec.structs.replace(job, keep=0, logits=None)
+        self._recorder.begin("sampler", (job.request_id,))
         try:
-            sampler = self._backend.sampler(job.sampling, job.tokens)
+            running = begin(job, self._backend, self._facts, self._clock)
         except ErllamaError as error:
             self._fail(job.request_id, error)
             return
-        running = self._running[job.request_id] = Running(job, sampler, self._facts, self._clock())
+        self._running[job.request_id] = running
+        if job.cancelled:
+            running.cancel(self._backend.vocabulary, self._clock())
         if not running.captures.can_wait:
-            self._capture_due(running)  # of what is kept: a recurrent state stands there only now
-        if job.keep == len(job.tokens):
+            self._copies.due(running)  # of what is kept: a recurrent state stands there only now
+        if running.finish is None and running.lacks_nothing:
             self._outcomes.append(jobs.Prefilled(job.request_id, job.keep, job.keep))
             if self._score_end(running, lambda: job.logits or b""):
-                self._draw(running, lambda: running.sampler.sample_from(job.logits or b""))
+                self._draw(running, lambda: running.sampler.sample_from(job.logits or b""), lambda: job.logits or b"")
 
     def _resume(self, job: jobs.Resume) -> None:
         running = self._parked.pop(job.request_id, None)
         if running is None:  # cancelled meanwhile
             return
-        self._forget_forks(job.seq_id)
+        self._copies.forget_forks(job.seq_id)
         keep = job.keep
         if not self._cells.cut(job.seq_id, keep):
             self._empty(job.seq_id)
@@ -164,23 +167,6 @@ class Worker:
         if not self._cells.cut(seq_id, 0):
             raise BackendFailure(f"sequence {seq_id} cannot be emptied")
 
-    def _forget_forks(self, seq_id: int) -> None:
-        """Nothing may be shared any more into a sequence that was given up or is in use."""
-        self._forks = [fork for fork in self._forks if fork.seq_id != seq_id]
-
-    def _do_forks(self) -> None:
-        """Share beginnings that are computed by now; what is to be saved of them is copied out before, and so only
-        once."""
-        at_work = {running.seq_id: running for running in self._running.values()}
-        for fork in list(self._forks):
-            source = at_work.get(fork.source)
-            if source is not None and source.position < fork.length:
-                continue
-            if source is not None:
-                self._capture_up_to(source, fork.length)
-            self._forks.remove(fork)
-            self._outcomes.append(self._cells.fork(fork))
-
     # --- ticks -------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
@@ -188,7 +174,7 @@ class Worker:
         needs = {running: need for running in self._running.values() if (need := running.need())}
         if needs:
             self._decode(with_few_scoring(needs, self._facts.n_vocab))
-            self._do_forks()
+            self._copies.do_forks(self._running.values())
         self._finish_all()
         # A finished request is closed in a later tick; parked, its `Finished` would never be sent.
         for running in [one for one in self._running.values() if one.parking and one.finish is None]:
@@ -238,7 +224,8 @@ class Worker:
         for index, (part, fed) in enumerate(zip(parts, slices, strict=True)):
             self._advance(part, index, fed)
         for part in parts:
-            self._capture_due(part.running)
+            if part.running.job.request_id in self._running:
+                self._copies.due(part.running)
 
     def _advance(self, part: Part, index: int, fed: Slice) -> None:
         running, job = part.running, part.running.job
@@ -249,19 +236,35 @@ class Worker:
             self._work.prompt_tokens += part.tokens
         if running.returning and running.reached > reached:
             running.returning = False
+            if job.drawn is not None:
+                self._outcomes.append(jobs.Prefilled(job.request_id, running.position, running.position))
             self._outcomes.append(jobs.Resumed(job.request_id))
         if prefilling and running.reached > reached:
             self._outcomes.append(jobs.Prefilled(job.request_id, running.position, len(job.tokens)))
-        if fed.every and not self._score(running, lambda scores: scores.read(self._backend, index, fed)):
+        if fed.every and not self._read(running, index, fed):
             return
-        if not fed.logits:
+        if not fed.logits or running.finish is not None:
             return
         if prefilling and not self._score_end(running, lambda: self._backend.logits(index)):
             return
-        self._draw(running, lambda: running.sampler.sample(index))
+        self._draw(running, lambda: running.sampler.sample(index), lambda: self._backend.logits(index))
         # Given logits that were spoiled are replaced. Nothing is kept that no token could be drawn from.
         if prefilling and running.generating and (job.keep_logits or job.logits is not None):
             self._outcomes.append(jobs.PromptLogits(job.request_id, self._backend.logits(index)))
+
+    def _read(self, running: Running, index: int, fed: Slice) -> bool:
+        """Read what a slice says of tokens of the prompt, and of those of the reply that nobody has drawn, which can be
+        told now; false where that failed."""
+        end, scores, told = fed.start + len(fed.tokens), running.scores, running.told
+        wants = scores is not None and scores.wants(fed.start, end)
+        if wants and not self._score(running, lambda scores: scores.read(self._backend, index, fed)):
+            return False
+        if told is not None and told.wants(fed.start, end):
+            self._recorder.begin("score", (running.job.request_id,))
+            if not self._by_logits(running, lambda: told.read(self._backend, index, fed)):
+                return False
+            self._tell_of(running)
+        return True
 
     def _score_end(self, running: Running, logits: Callable[[], bytes]) -> bool:
         """Read how likely the tokens are that could follow a prompt, where that is wanted; false where it failed."""
@@ -273,6 +276,7 @@ class Worker:
         """Read how likely the tokens of a prompt were; false where that failed."""
         assert running.scores is not None
         self.flush()  # tokens that were drawn in this tick do not wait for it
+        self._recorder.begin("score", (running.job.request_id,))
         try:
             read(running.scores)
         except ErllamaError as error:
@@ -282,24 +286,32 @@ class Worker:
             return False
         return True
 
-    def _draw(self, running: Running, draw: Callable[[], int]) -> None:
+    def _draw(self, running: Running, draw: Callable[[], int], logits: Callable[[], bytes]) -> None:
         """The next token of a request whose last position has logits."""
-        now = self._clock
         if running.job.max_new_tokens == 0:
-            running.prompt_done(now())
+            running.prompt_done(self._clock())
             return
         before = len(running.tokens)
+        self._recorder.begin("draw", (running.job.request_id,))
+        if self._by_logits(running, lambda: running.draw(draw, logits, self._backend.vocabulary, self._clock)):
+            self._work.generated += len(running.tokens) - before
+            self._tell_of(running)
+
+    def _tell_of(self, running: Running) -> None:
+        if running.is_telling:
+            self._outcomes += running.take_texts(self._clock())
+
+    def _by_logits(self, running: Running, act: Callable[[], None]) -> bool:
+        """Do what needs logits of the reply; false where that failed: the request begins again, or is over."""
         try:
-            running.draw(draw, self._backend.vocabulary, now)
+            act()
         except SpoiledLogits as error:
             self._compute_anew(running, error)
-            return
+            return False
         except ErllamaError as error:
             self._drop(running, error)
-            return
-        self._work.generated += len(running.tokens) - before
-        if running.job.stream:
-            self._outcomes += running.take_texts()
+            return False
+        return True
 
     def _compute_anew(self, running: Running, error: SpoiledLogits) -> None:
         """Logits that are no numbers: what the sequence began with may be to blame, so it is computed again, once."""
@@ -311,65 +323,20 @@ class Worker:
         self._empty(running.seq_id)
         running.resume(running.seq_id, 0, running.limit)
 
-    def _capture_due(self, running: Running) -> None:
-        """Copy out ranges that a request has completed."""
-        if running.copies_wait:
-            return
-        can_wait = running.captures.can_wait and running.generating
-        for done in range(CAPTURES_BETWEEN_TOKENS if can_wait else CAPTURES_PER_TICK):
-            due = running.captures.due(running.position) if running.job.request_id in self._running else None
-            if due is None:
-                return
-            if not done:
-                self.flush()  # a token that was drawn in this tick does not wait for the copy
-            self._capture(running, *due)
-
-    def _capture_up_to(self, running: Running, length: int) -> None:
-        """Copy out all ranges that are due and end there at most: no more than one decode has computed, as a rule."""
-        while (due := running.captures.due(min(running.position, length))) is not None:
-            self.flush()
-            self._capture(running, *due)
-
-    def _capture(self, running: Running, end: int, reason: SaveReason) -> None:
-        job = running.job
-        start, generated = running.captures.begin, running.tokens[: max(0, end - len(job.tokens))]
-        if not self._cells.worth(start, end):  # the next end is that of a longer range, which may be
-            running.captures.settle(end, captured=False)
-            self._outcomes.append(self._cells.left(job.request_id, start, end, reason))
-            return
-        copied = self._cells.capture(job.request_id, running.seq_id, start, end, reason, generated)
-        running.captures.settle(end, copied.payload is not None)
-        self._outcomes.append(copied)
-
     def _park(self, running: Running) -> None:
         """Copy out one more range of a request that is to leave its sequence; it has left when there is none."""
-        captures, held = running.captures, running.position
-        if due := captures.due(held) or captures.rest(held):
-            self._capture(running, *due)
-        if captures.due(held) or captures.rest(held):
+        held = running.position
+        if not self._copies.before_park(running):
             return
         self._empty(running.seq_id)
         request_id = running.job.request_id
         self._parked[request_id] = self._running.pop(request_id)
-        self._do_forks()  # forks of it get nothing
+        self._copies.do_forks(self._running.values())  # forks of it get nothing
         running.park()
         self._work.parks += 1
         self._outcomes.append(jobs.Parked(request_id=request_id, held=held, token_ids=list(running.tokens)))
 
     # --- ends --------------------------------------------------------------------------------------------
-
-    def _copied_out(self, running: Running) -> bool:
-        """Copy out what is left of a request that is over; false when others are to go on in between."""
-        captures, position, copied = running.captures, running.position, 0
-        others = any(one.need() for one in self._running.values())
-        while position and (due := captures.due(position) or captures.last(position)):
-            if copied == CAPTURES_PER_TICK and others:
-                return False
-            if not copied:
-                self.flush()  # its text does not wait for the copies
-            self._capture(running, *due)
-            copied += 1
-        return True
 
     def _drop(self, running: Running, error: ErllamaError) -> None:
         running.sampler.close()
@@ -386,12 +353,12 @@ class Worker:
         now, over = self._clock(), [running for running in self._running.values() if running.finish is not None]
         for running in over:
             if running.job.stream:
-                self._outcomes += running.take_texts()
-            if not self._copied_out(running):
+                self._outcomes += running.take_texts(now)
+            if not self._copies.at_end(running, any(one.need() for one in self._running.values())):
                 continue
             running.sampler.close()
             first = self._backend.positions(running.seq_id)[0] if running.position else -1
             del self._running[running.job.request_id]
             self._outcomes.append(running.finished(first, now))
         if over:
-            self._do_forks()  # what they wait for will not come
+            self._copies.do_forks(self._running.values())  # what they wait for will not come

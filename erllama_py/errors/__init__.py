@@ -11,6 +11,10 @@ from erllama_py.errors.base import (
     KINDS,
     ErllamaError,
 )
+from erllama_py.errors.crash import (
+    CrashReason,
+    CrashReport,
+)
 from erllama_py.errors.loading import (
     AlreadyLoaded,
     FingerprintMismatch,
@@ -97,6 +101,8 @@ __all__ = [
     "ChatTemplateError",
     "ChecksumMismatch",
     "ContextOverflow",
+    "CrashReason",
+    "CrashReport",
     "DeadlinePassed",
     "DecodeFailed",
     "EmbeddingOnly",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from erllama_py.errors.base import ErllamaError
+from erllama_py.errors.crash import CrashReport
 
 
 class ModelUnavailable(ErllamaError):
@@ -20,18 +21,23 @@ class ModelNotLoaded(ModelUnavailable):
 
 
 class ModelCrashed(ModelUnavailable):
-    """The model ended while it had this request; `__cause__` is what ended it.
+    """The model ended while it had this request; `__cause__` is what ended it, `report` what is known of it.
 
+    Requests go on after a crash: only those with `on_crash="fail"` get this, unless `gave_up` or `by_request` is true.
     The supervisor restarts the model unless `gave_up` is true: then it has crashed too often
-    and stays down until it is unloaded and loaded again.
+    and stays down until it is unloaded and loaded again. `by_request`: it has crashed several times at the same place
+    of this request, in the end with nothing else at work, and would do so again.
     """
 
     problem: str
     gave_up: bool = False
+    report: CrashReport | None = None
+    by_request: bool = False
 
     def describe(self) -> str:
         outlook = "and is not restarted any more" if self.gave_up else "and is being restarted"
-        return f"the model {self.model_id!r} crashed ({self.problem}) {outlook}"
+        where = " at this request, several times, in the end alone" if self.by_request else ""
+        return f"the model {self.model_id!r} crashed{where} ({self.problem}) {outlook}"
 
 
 class ModelStuck(ModelUnavailable):

@@ -1,5 +1,4 @@
-"""The port through which handles, sessions and streams reach one model: waits until its actor can take a request, then
-talks to it by name.
+"""What handles, sessions and streams have of one model: its port, and how a request becomes a reply through it.
 
     begin: check the options ─▶ prepare the prompt ─▶ _submit ─▶ a reply to wait for
            └────────────── the deadline's clock runs ──────────────────────────────▶
@@ -10,71 +9,49 @@ Nothing here outlives its call.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Literal, TypeVar
 
 import anyio
-import anyio.lowlevel
 import msgspec
 
-from erllama_py.actors import ActorEnded, ActorError, ActorRef, Names, Raised, Reply, text_of
-from erllama_py.cache.client import CacheClient
-from erllama_py.cache.keys import Identity, fold_salt
-from erllama_py.chat.dialect import Dialect
-from erllama_py.chat.template import ChatTemplate
+from erllama_py.actors import Names, Reply
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.errors import EmbeddingOnly, ModelCrashed, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
+from erllama_py.handle.going_on import GoingOn, Hold, Where
 from erllama_py.handle.metering import payer
-from erllama_py.handle.reading import asks_nothing, compiles, is_one_token, is_plain, plan_reply
+from erllama_py.handle.port import INLINE_LENGTH, Port, caller_errors
+from erllama_py.handle.reading import asks_nothing, compiles, is_plain, plan_reply
 from erllama_py.handle.replies import FinishedReply, Prepare, Prepared, ReplyPlan, keeps_of
 from erllama_py.handle.token_options import asks_much, by_id, names_tokens
 from erllama_py.handle.tool_list import tool_list
 from erllama_py.handle.tracing import request_span
-from erllama_py.model.board import ModelBoard
+from erllama_py.model.board import Engine, ModelBoard
 from erllama_py.model.embedders import Place
 from erllama_py.model.request import capture_plan, make_request, too_late
 from erllama_py.options.request import RequestOptions, parse_request_options
 from erllama_py.results import Completion, EngineEvent
-from erllama_py.scheduler.messages import (
-    CancelRequest,
-    EndSession,
-    EndThinking,
-    FaultPlace,
-    Feed,
-    InjectFault,
-    Message,
-    Request,
-    SaveAll,
-    Submit,
-    actor_name,
-)
-from erllama_py.watch.log import get_logger
+from erllama_py.scheduler.messages import Feed, Request
 from erllama_py.watch.spans import Operation
-
-# Longer texts (in characters) and token lists are worked on by a worker thread: a hop to one and back takes
-# about 0.1 ms, and tokenizing this many characters of English with SmolLM2 about 1 ms.
-INLINE_LENGTH = 4_000
 
 # Structures of one model that are checked at the same time: one that takes long holds up other structures alone.
 CHECKS = 2
 
 HoldEmbedder = Callable[[ModelBoard, bool], Awaitable[tuple[Place, Callable[[], None]]]]
 HoldCompanion = Callable[[ModelBoard], Awaitable[tuple[ModelBoard, Callable[[], None]]]]
-T = TypeVar("T")
-_tickets = itertools.count(1)  # unique in the process, so that a late cancel never hits another request
 
 
 def _discard(event: EngineEvent) -> None:
     """Take the events of a request without a stream."""
 
 
-class Caller:
+def _nothing() -> None:
+    """Let go of what nobody holds."""
+
+
+class Caller(Port):
     """One model as its callers see it; see the module.
 
     `unload` is its runtime's way to end it, `companion` to hold the one that computes reproducible requests, `embedder`
@@ -85,120 +62,10 @@ class Caller:
         self, board: ModelBoard, names: Names, unload: Callable[[ModelBoard], Awaitable[None]],
         companion: HoldCompanion, embedder: HoldEmbedder,
     ) -> None:  # fmt: skip
-        self.board = board
-        self.cache = CacheClient(names)
-        self.home = names.home
-        self.threads = names.home.threads
-        self.check_loop = names.home.check  # called first, before anything of the model is waited for
-        self._unload, self._companion = unload, companion
+        super().__init__(board, names, unload)
         self.embedder = embedder
+        self._companion = companion
         self._checks = anyio.Semaphore(CHECKS)
-
-    @property
-    def model_id(self) -> str:
-        """The id that the model was loaded under."""
-        return self.board.model_id
-
-    def identity(self, options: RequestOptions, board: ModelBoard | None = None) -> Identity:
-        """The identity of the rows that a request with these options may use, on the model's board or the companion's
-        `board`."""
-        identity, config = (board or self.board).identity, self.board.config
-        assert identity is not None
-        salted = fold_salt(identity.fingerprint, options.cache_salt or config.cache_salt)
-        return msgspec.structs.replace(identity, fingerprint=salted)
-
-    @property
-    def _boards(self) -> list[ModelBoard]:
-        """The model's, and that of its companion."""
-        return [self.board] if self.board.companion is None else [self.board, self.board.companion]
-
-    async def actor(self) -> ActorRef[Message]:
-        """The actor, once it can take a request: while it crashes and comes back this waits for it."""
-        self.check_loop()
-        return await self.board.actor()
-
-    async def use_vocabulary(self, use: Callable[[Vocabulary], T], length: int) -> T:
-        """`use` the vocabulary of the running actor, on a worker thread when `length` says that it takes long: a caller
-        that is cancelled, or whose deadline passes, does not wait for that."""
-        while True:
-            await self.actor()
-            vocabulary = self.board.vocabulary
-            assert vocabulary is not None
-            try:
-                if length <= INLINE_LENGTH:
-                    return use(vocabulary)
-                return await self.threads.abandon(use, vocabulary)
-            except ModelNotLoaded:
-                # The engine has closed it meanwhile. If that was a crash, the next one is being loaded.
-                self.board.check()
-                await anyio.lowlevel.checkpoint()
-
-    async def template(self) -> ChatTemplate:
-        """The chat template of the running model."""
-        await self.actor()
-        assert self.board.template is not None
-        return self.board.template
-
-    def cancel(self, request_id: int, why: Literal["cancelled", "deadline"] = "cancelled") -> None:
-        """Finish a request with what it has, and its alternatives with it."""
-        # Not urgent: it must not overtake the request that it cancels.
-        for one in self.board.alternatives.get(request_id, (request_id,)):
-            self.tell(CancelRequest(one, why))
-
-    def end_thinking(self, request_id: int) -> None:
-        """Close the thinking of a request, and that of its alternatives."""
-        for one in self.board.alternatives.get(request_id, (request_id,)):
-            self.tell(EndThinking(one))
-
-    def end_session(self, session_id: str, options: RequestOptions) -> None:
-        """Stop holding a session's sequence; a model that was never up holds none."""
-        self.check_loop()
-        for board in self._boards:
-            if board.identity is not None and (ref := board.ref):
-                ref.cast(EndSession((self.identity(options, board), session_id)), bounded=False)
-
-    def inject_fault(self, where: FaultPlace) -> None:
-        """Have the actor fail, if it is up."""
-        self.check_loop()
-        self.board.check()
-        if ref := self.board.ref:
-            ref.cast(InjectFault(where), urgent=True)
-
-    async def save_all(self, reason: Literal["evict", "shutdown"]) -> None:
-        """Have all that is not saved yet saved, and wait for it at most the policy's `evict_save_timeout_ms`."""
-        # What had no actor is lost; what it saved is not.
-        refs = [ref for board in self._boards if board.can_save and (ref := board.ref) is not None]
-        with anyio.move_on_after(self.board.config.policy.evict_save_timeout_ms / 1000) as limit:
-            for ref in refs:
-                with contextlib.suppress(ActorError):
-                    await ref.call(SaveAll(next(_tickets), reason))
-        if limit.cancelled_caught:
-            get_logger(model=self.model_id).warning("saving took too long and was left", reason=reason)
-
-    async def unload(self) -> None:
-        """Have the runtime end the model."""
-        self.check_loop()
-        await self._unload(self.board)
-
-    def tell(self, message: CancelRequest | EndThinking) -> None:
-        """Send a message to the actor and the companion's, where they are there; never to those of a later model with
-        the same id."""
-        self.check_loop()
-        for board in self._boards:
-            if ref := board.ref:
-                ref.cast(message, bounded=False)
-
-    def check_has_weights(self) -> None:
-        """Raises `TokenizerOnly` where there is only a vocabulary."""
-        if self.board.config.model_opts.vocab_only:
-            raise TokenizerOnly(self.model_id)
-
-    def check_generates(self) -> None:
-        """Raises `TokenizerOnly` and `EmbeddingOnly` where it cannot."""
-        self.check_has_weights()
-        info = self.board.info
-        if info is not None and not info.can_generate:
-            raise EmbeddingOnly(self.model_id)
 
     async def answer(self, prepare: Prepare, options: Mapping[str, object], operation: Operation) -> Completion:
         """`begin` without a stream, and the `result`."""
@@ -252,7 +119,7 @@ class Caller:
             reply = Reply(self.model_id)
             late = too_late(checked, now, time.monotonic())
             reply.send(late if checked.n == 1 or prefill_only else together([late] * checked.n))
-            return next(_tickets), reply
+            return self.ticket(), reply
         if ends_at is not None:
             timer = loop.call_at(ends_at, self.cancel, request_id, "deadline")
             reply.on_settled(timer.cancel)
@@ -272,17 +139,6 @@ class Caller:
             return await self.use_vocabulary(plan, INLINE_LENGTH + 1)
         async with self._checks:
             return await self.use_vocabulary(plan, INLINE_LENGTH + 1)
-
-    async def dialect(self, source: str | None) -> Dialect:
-        """How the model thinks and calls tools, by the source of a chat template; None: without one."""
-        dialects = self.board.dialects
-        if (known := dialects.known(source)) is not None:
-            return known
-
-        def find(vocabulary: Vocabulary) -> Dialect:
-            return dialects.of(source, partial(is_one_token, vocabulary))
-
-        return await self.use_vocabulary(find, INLINE_LENGTH + 1)  # a template is parsed
 
     async def _by_id(self, checked: RequestOptions) -> RequestOptions:
         """The options with every token by its id. Raises `InvalidOption`."""
@@ -304,29 +160,41 @@ class Caller:
     ) -> tuple[int, Reply[Completion]]:
         self.check_loop()
         if not plan.options.reproducible:
-            return await self._submit_to(self.board, prepared, plan, feed, now, prefill_only)
+            where = self._where("own", self._model)
+            return await self._submit_to(where, self.board, prepared, plan, feed, now, prefill_only)
+        where = self._where("companion", partial(self._companion, self.board))
         companion, let_go = await self._companion(self.board)
         try:
-            request_id, reply = await self._submit_to(companion, prepared, plan, feed, now, prefill_only)
+            request_id, reply = await self._submit_to(where, companion, prepared, plan, feed, now, prefill_only)
         except BaseException:
             let_go()
             raise
         reply.on_settled(let_go)
         return request_id, reply
 
+    async def _model(self) -> tuple[ModelBoard, Callable[[], None]]:
+        """The model's own board, once it is up."""
+        await self.board.actor()
+        return self.board, _nothing
+
+    def _where(self, engine: Engine, hold: Hold) -> Where:
+        return Where(self.board, self.board.trials(engine), hold, self.ticket)
+
     async def _submit_to(
-        self, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, feed: Feed | None, now: float, prefill_only: bool,
+        self, where: Where, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, feed: Feed | None, now: float,
+        prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
-        ref = await board.actor()
+        await board.actor()
         request = await self.request(board, prepared, plan, now, prefill_only=prefill_only)
         requests = [request]
         if not prefill_only:
-            requests += [alternative(request, next(_tickets), index) for index in range(1, plan.options.n)]
-        with caller_errors(self.board):  # the state machine counts those that wait, and not the mailbox
-            replies = [
-                ref.begin_call(Submit(one, plan.feed(feed_of(feed, index), index), payer()), bounded=False)
-                for index, one in enumerate(requests)
-            ]
+            requests += [alternative(request, self.ticket(), index) for index in range(1, plan.options.n)]
+        calls, goes_on = [], plan.options.on_crash == "continue"
+        for index, one in enumerate(requests):
+            calls.append(GoingOn(where, one, plan.feed(feed_of(feed, index), index), payer(), goes_on=goes_on))
+        replies = [call.reply for call in calls]
+        for call in calls:
+            call.begin(board)
         if len(replies) == 1:
             return request.id, replies[0]
         reply, group = joined(replies, self.model_id), self.board.alternatives
@@ -334,15 +202,12 @@ class Caller:
         reply.on_settled(partial(group.__delitem__, request.id))
         return request.id, reply
 
-    def ticket(self) -> int:
-        """An id for another request, which no other has."""
-        return next(_tickets)
-
-    async def submit(self, request: Request) -> Reply[Completion]:
+    async def submit(self, request: Request, *, goes_on: bool) -> Reply[Completion]:
         """Submit one request by itself, once the actor can take it; the reply to wait for."""
-        ref = await self.actor()
-        with caller_errors(self.board):
-            return ref.begin_call(Submit(request, spend=payer()), bounded=False)
+        await self.actor()
+        call = GoingOn(self._where("own", self._model), request, None, payer(), goes_on=goes_on)
+        call.begin(self.board)
+        return call.reply
 
     async def request(
         self, board: ModelBoard, prepared: Prepared, plan: ReplyPlan, now: float, *, prefill_only: bool
@@ -357,26 +222,10 @@ class Caller:
             len(tokens), config.policy, facts, fixed, prepared.endings, reproducible=checked.reproducible
         )
         make = partial(
-            make_request, next(_tickets), tokens, checked, identity=self.identity(checked, board), plan=saves,
+            make_request, self.ticket(), tokens, checked, identity=self.identity(checked, board), plan=saves,
             policy=config.policy, n_ctx=config.context_opts.cells, seed=seed if checked.seed is None else checked.seed,
             now=now, prefill_only=prefill_only, markers=plan.markers,
             keeps=keeps,
         )  # fmt: skip
         # Packing and hashing 100,000 tokens takes some milliseconds.
         return make() if len(tokens) <= INLINE_LENGTH else await self.threads.run(make)
-
-
-@contextlib.contextmanager
-def caller_errors(board: ModelBoard) -> Iterator[None]:
-    """Translate what a call of the model's actor may raise into what callers know; everything else passes."""
-    try:
-        yield
-    except ActorEnded as ended:
-        own = ended.name == actor_name(board.model_id)
-        last = ended.last and own  # the end of a companion is not that of its model: the next request begins another
-        if isinstance(ended.exit, Raised):
-            error = ended.exit.error
-            raise ModelCrashed(board.model_id, text_of(error), gave_up=last) from error
-        board.check()  # it was unloaded, or the runtime closed
-        problem = "its task was cancelled from outside" if own else "the companion ended with it"
-        raise ModelCrashed(board.model_id, problem, gave_up=last) from ended

@@ -15,13 +15,17 @@ from numpy import empty, stack
 from erllama_py.engine.pooling import Pooling
 from erllama_py.engine.token_array import TokenArray
 from erllama_py.errors import CannotRank, InvalidOption
-from erllama_py.handle.caller import Caller, caller_errors
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.computing_again import computed_again
 from erllama_py.handle.inputs import Cut, Input, Named, as_input, as_inputs, fitted, in_pairs, off_loop, tokens_of
 from erllama_py.handle.metering import payer
 from erllama_py.handle.pairs import Pairs, Scored, pairs_of
+from erllama_py.handle.port import caller_errors
 from erllama_py.handle.side_by_side import within
 from erllama_py.handle.tracing import operation_span
 from erllama_py.model.embedder import Embed
+from erllama_py.model.embedders import Place
+from erllama_py.options.check import OnCrash
 from erllama_py.options.embedding import EmbedOptions, RerankOptions
 from erllama_py.results import Embeddings, ModelInfo, RankedDocument, Ranking
 from erllama_py.watch.spans import of_embeddings, of_ranking
@@ -50,7 +54,7 @@ async def _embed(caller: Caller, given: object, options: EmbedOptions, named: Na
         return [fitted(one, i, longest, options.truncate, frame, named) for i, one in enumerate(tokens)]
 
     asked = Embed((), pooling, options.normalize, options.dimensions)
-    results, counts, truncated = await _compute(caller, asked, tokens, cut, ranks=False)
+    results, counts, truncated = await _compute(caller, asked, tokens, cut, ranks=False, on_crash=options.on_crash)
     if pooling == "none":
         rows, vectors = tuple(results), results[0][:0]
     else:
@@ -127,11 +131,13 @@ async def _by_model(caller: Caller, pairs: Pairs, options: RerankOptions) -> Sco
     def cut(_: list[TokenArray], longest: int) -> list[Cut]:
         return framed.cut(longest, options.truncate)
 
-    return await off_loop(caller, scored, *await _compute(caller, Embed(()), framed.documents, cut, ranks=True))
+    done = await _compute(caller, Embed(()), framed.documents, cut, ranks=True, on_crash=options.on_crash)
+    return await off_loop(caller, scored, *done)
 
 
 async def _by_embeddings(caller: Caller, pairs: Pairs, options: RerankOptions) -> Scored:
-    found = await _embed(caller, [pairs.query, *pairs.documents], EmbedOptions(truncate=options.truncate), in_pairs)
+    asked = EmbedOptions(truncate=options.truncate, on_crash=options.on_crash)
+    found = await _embed(caller, [pairs.query, *pairs.documents], asked, in_pairs)
 
     def cosines(_: Sequence[Input]) -> Scored:
         rows = (found.vectors[1:] @ found.vectors[0]).reshape(-1, 1)
@@ -160,20 +166,19 @@ async def _compute(
     cut: Callable[[list[TokenArray], int], list[Cut]],
     *,
     ranks: bool,
+    on_crash: OnCrash,
 ) -> Computed:
     """What is `asked` of the model's embedder, of tokens that are `cut` to what its context takes."""
-    spend = payer()
+    spend, call_id = payer(), caller.ticket()
 
     def fill(tokens: list[TokenArray], longest: int) -> tuple[Embed, tuple[int, ...], tuple[bool, ...]]:
         cuts = cut(tokens, longest)
-        message = msgspec.structs.replace(asked, inputs=[one.tokens for one in cuts], spend=spend)
+        message = msgspec.structs.replace(asked, inputs=[one.tokens for one in cuts], spend=spend, id=call_id)
         return message, tuple(len(one.tokens) for one in cuts), tuple(one.truncated for one in cuts)
 
-    place, let_go = await caller.embedder(caller.board, ranks)
-    try:
+    async def once(place: Place) -> Computed:
         message, counts, truncated = await off_loop(caller, fill, tokens, place.facts.longest)
-        with caller_errors(caller.board):
-            results: list[Any] = await place.ref.begin_call(message, bounded=False).wait()
-        return Computed(results, counts, truncated)
-    finally:
-        let_go()
+        return Computed(await place.ref.begin_call(message, bounded=False).wait(), counts, truncated)
+
+    with caller_errors(caller.board):
+        return await computed_again(caller, call_id, ranks, once, goes_on=on_crash == "continue")

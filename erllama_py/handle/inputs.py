@@ -16,7 +16,8 @@ import numpy
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.token_array import TokenArray, as_array
 from erllama_py.errors import EmptyPrompt, InputTooLong, InvalidText, RequestError
-from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.port import INLINE_LENGTH
 from erllama_py.model.request import check_tokens
 
 Input = str | Sequence[int]

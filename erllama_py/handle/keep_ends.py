@@ -12,7 +12,8 @@ from erllama_py.chat.rendering import Renderer
 from erllama_py.chat.trimming import place_after
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.token_array import in_pieces
-from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.port import INLINE_LENGTH
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.turns import Known, Turns
 from erllama_py.options.request import RequestOptions

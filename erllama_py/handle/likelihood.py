@@ -44,7 +44,10 @@ async def by_likelihood(caller: Caller, scoring: Scoring, pairs: Pairs, options:
 
     cuts = await off_loop(caller, cut_all, given)
 
-    whose = {"queue_wait": True, "cache_salt": options.cache_salt, "priority": options.priority}
+    whose = {
+        "queue_wait": True, "cache_salt": options.cache_salt, "priority": options.priority,
+        "on_crash": options.on_crash,
+    }  # fmt: skip
 
     async def mean(index: int) -> float:
         prompt = [*in_pieces(cuts[index].tokens), *newline]

@@ -21,8 +21,8 @@ def metered(spend: Callable[[int], object]) -> Iterator[None]:
     that the cache does not have, and those of a reply.
 
     Tasks that begin inside count, too. A call that fails, that is cancelled or whose model is unloaded tells what was
-    computed until then, within a decode and so perhaps after the block; one that a crash of its model ends tells
-    nothing. `spend` is called on the event loop.
+    computed until then, within a decode and so perhaps after the block. What is computed again after a crash of its
+    model is computed. `spend` is called on the event loop.
     """
     token = _meter.set(spend)
     try:

@@ -28,6 +28,7 @@ from erllama_py.handle.thinking import is_genuine
 from erllama_py.handle.tool_run import Chats, ToolRun
 from erllama_py.model.board import ModelBoard
 from erllama_py.options.attributes import OtherNames
+from erllama_py.options.check import not_among
 from erllama_py.options.embedding import parse_embed_options, parse_rerank_options
 from erllama_py.options.mappings import EmbedOptionsDict, RequestOptionsDict, RerankOptionsDict, ScoreOptionsDict
 from erllama_py.options.names import checked_names
@@ -256,12 +257,17 @@ class Model(Probes, OtherNames):
         self._caller.end_session(options.session_id, options)
 
     def inject_fault(self, where: FaultPlace = "actor") -> None:
-        """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`).
+        """A drill: crash the model's actor, its engine thread (`"thread"`) or its next decode (`"decode"`); or, with
+        `isolation="process"`, its process by an assertion of llama.cpp in the next decode (`"assertion"`).
 
-        Open requests fail with `ModelCrashed` and the supervisor brings the model back, as after a real fault.
+        The supervisor brings the model back and open requests go on, or fail if they are to, as after a real fault.
         """
-        if where not in get_args(FaultPlace):
-            raise InvalidOption("where", f"one of {', '.join(get_args(FaultPlace))} expected, got {where!r}")
+        if where not in (places := get_args(FaultPlace)):
+            raise not_among("where", places, where)
+        if where == "assertion" and self._caller.board.config.isolation != "process":
+            others = ", ".join(repr(one) for one in places if one != where)
+            problem = f"'assertion' would end this process, it is for isolation='process'; expected one of {others}"
+            raise InvalidOption("where", problem)
         self._caller.inject_fault(where)
 
     async def evict(self) -> None:

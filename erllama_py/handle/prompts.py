@@ -19,9 +19,10 @@ from erllama_py.chat.turns import anchors as find_anchors
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.token_array import as_array
 from erllama_py.errors import ContextOverflow, InvalidText
-from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.caller import Caller
 from erllama_py.handle.fitting import as_prompt, check_count, check_least
 from erllama_py.handle.keep_ends import KeepEnds, tokenizing
+from erllama_py.handle.port import INLINE_LENGTH
 from erllama_py.handle.replies import Prepared
 from erllama_py.handle.thinking import switched
 from erllama_py.handle.tool_list import shown, tool_list

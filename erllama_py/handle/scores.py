@@ -21,8 +21,9 @@ from erllama_py.cache.keys import pack_tokens, prefix_keys
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.jobs import Report
 from erllama_py.errors import ContextOverflow, InvalidOption, RequestError
-from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.caller import Caller
 from erllama_py.handle.fitting import as_prompt, check_count, check_least
+from erllama_py.handle.port import INLINE_LENGTH
 from erllama_py.handle.prompts import ChatMessage, Prompt, Prompts
 from erllama_py.handle.replies import Prepared, ReplyPlan
 from erllama_py.handle.side_by_side import of_each, within
@@ -168,7 +169,7 @@ class Scoring:
         board, plan = self._caller.board, ReplyPlan(request_options(checked))
         check_room(len(prepared.tokens), continuations, board.config.context_opts.cells)
         request = await self._caller.request(board, prepared, plan, now, prefill_only=True)
-        first = await self._whole(first_of(request, continuations))
+        first = await self._whole(first_of(request, continuations), checked)
         facts, several = board.facts, [index for index, one in enumerate(continuations) if len(one) > 1]
         assert facts is not None
         # Only what cannot be shared out of cells waits for the prompt's row to be saved.
@@ -176,24 +177,27 @@ class Scoring:
         parent = None if facts.memory == "full" or saved is None else bytes.fromhex(saved)
 
         async def other(index: int) -> Told:
-            return told(await self._other(request, continuations[index], parent))
+            return told(await self._other(request, continuations[index], parent, checked))
 
         others = await of_each(several, other, min(facts.n_seq_max + 1, len(several)))
         if sum(map(len, continuations)) <= INLINE_LENGTH:
             return gathered(first, others, continuations)
         return await self._caller.threads.run(gathered, first, others, continuations)
 
-    async def _other(self, first: Request, tokens: list[int], parent: bytes | None) -> Completion:
+    async def _other(
+        self, first: Request, tokens: list[int], parent: bytes | None, checked: ScoreOptions
+    ) -> Completion:
         caller, ticket = self._caller, self._caller.ticket()
         if first.n_tokens + len(tokens) <= INLINE_LENGTH:
             request = other_of(first, ticket, tokens, parent)
         else:
             request = await caller.threads.run(other_of, first, ticket, tokens, parent)
-        return await self._whole(request)
+        return await self._whole(request, checked)
 
-    async def _whole(self, request: Request) -> Completion:
+    async def _whole(self, request: Request, checked: ScoreOptions) -> Completion:
         """What a request comes to, if it comes to its end."""
-        done = await self._caller.result(await self._caller.submit(request))
+        reply = await self._caller.submit(request, goes_on=checked.on_crash == "continue")
+        done = await self._caller.result(reply)
         if done.finish_reason in EARLY:
             raise RequestError(f"request {request.id}, which was to score a part of this, was cancelled by its id")
         return done
@@ -201,7 +205,10 @@ class Scoring:
 
 def request_options(checked: ScoreOptions) -> RequestOptions:
     """What each request of a call is given; the deadline is that of the whole."""
-    return RequestOptions(cache_salt=checked.cache_salt, priority=checked.priority, queue_wait=checked.queue_wait)
+    return RequestOptions(
+        cache_salt=checked.cache_salt, priority=checked.priority, queue_wait=checked.queue_wait,
+        on_crash=checked.on_crash,
+    )  # fmt: skip
 
 
 def check_room(n_prompt: int, continuations: Sequence[Sequence[int]], n_ctx: int) -> None:

@@ -55,6 +55,7 @@ def check(text: str, tokenizer: Tokenizer) -> None:
         for is_last in (False, True):
             _follow(matcher.copy(), is_last)
     except SamplerFailed as error:
+        tokenizer.check()
         raise InvalidGrammar(f"no reply can follow it: {error.problem}") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from erllama_py.actors import Exit, Keeper, Raised, Restart, RestartLimits, StopTimeout
 from erllama_py.actors import RestartLimitReached as BudgetSpent
 from erllama_py.errors import InvalidOption, RestartLimitReached, SupervisedStuck
-from erllama_py.options.check import convert, under
+from erllama_py.options.check import convert, not_among, under
 
 Limits = RestartLimits | Mapping[str, Any]
 
@@ -67,7 +67,7 @@ def parse_supervise(
     if not callable(function):
         raise InvalidOption("function", f"expected a coroutine function, not called yet, got {type(function).__name__}")
     if restart not in get_args(Restart):
-        raise InvalidOption("restart", f"one of {', '.join(get_args(Restart))} expected, got {restart!r}")
+        raise not_among("restart", get_args(Restart), restart)
     if limits is None:
         return None
     with under("limits"):

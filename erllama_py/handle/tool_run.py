@@ -36,7 +36,7 @@ from erllama_py.options.tool_run import ToolRunOptions
 from erllama_py.results import Completion, Done, RoundStarted, RunDone, RunEnd, RunEvent, ToolRunResult
 from erllama_py.watch.spans import of_tool_run
 
-ATTEMPTS = 3  # at one reply whose model crashes in the middle, before the run itself fails: perhaps the prompt does it
+ATTEMPTS = 3  # at one reply that is to fail when its model crashes, before the run itself does
 OUTSIDE = "a run is read inside its block: async with model.run_tools(…) as run"
 
 
@@ -239,7 +239,8 @@ class ToolRun:
         return None
 
     async def _reply(self, ends_at: float | None) -> Completion:
-        """The next reply, asked for again where the model crashes in the middle: it comes back."""
+        """The next reply. It goes on where the model crashes in the middle; where it is to fail, it is asked for
+        again."""
         given = dict(self._given)
         if follows_result(self._messages) and given.get("tool_choice") != "none":
             given.pop("tool_choice", None)  # it has been followed; for ever, there would be no answer
@@ -251,7 +252,7 @@ class ToolRun:
             try:
                 return await self._request(given)
             except ModelCrashed as crash:
-                if crash.gave_up or attempt == ATTEMPTS:
+                if crash.gave_up or crash.by_request or attempt == ATTEMPTS:
                     raise
                 attempt += 1
 

@@ -24,7 +24,8 @@ from erllama_py.chat.template import ChatSettings
 from erllama_py.chat.turn_keys import NotHashable, is_reply, message_hashes, reply_keys, shape_hash
 from erllama_py.chat.turns import text_after_reply
 from erllama_py.engine.backend import Vocabulary
-from erllama_py.handle.caller import INLINE_LENGTH, Caller
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.port import INLINE_LENGTH
 from erllama_py.handle.replies import Finish
 from erllama_py.options.request import RequestOptions
 from erllama_py.results import EARLY, Completion, Stats

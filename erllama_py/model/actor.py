@@ -17,15 +17,16 @@ from typing import Any
 import msgspec
 
 from erllama_py import errors
-from erllama_py.actors import Background, Exit, Reply, StateMachine, Stop, Threads
+from erllama_py.actors import Background, Exit, Raised, Reply, StateMachine, Stop, Threads
 from erllama_py.buffers import BufferPool
 from erllama_py.cache.client import CacheClient
 from erllama_py.cache.messages import RowBytes, Save, SaveLost, Skipped
-from erllama_py.engine import BackendFactory
+from erllama_py.engine import SourceFactory
+from erllama_py.engine.engines import Engine, make_engine, make_spare
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import DrillFault, Failed, Finished, Outcome
-from erllama_py.engine.thread import EngineThread
 from erllama_py.model import open_request
+from erllama_py.model.blame import rows_at_fault
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.loaded import Loaded
 from erllama_py.model.loading import (
@@ -56,7 +57,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
     """One incarnation; a restart makes a new one for the same board."""
 
     def __init__(
-        self, board: ModelBoard, make_backend: BackendFactory, remember: Path, buffers: BufferPool,
+        self, board: ModelBoard, make_backend: SourceFactory, remember: Path, buffers: BufferPool,
     ) -> None:  # fmt: skip
         super().__init__()
         self._board = board
@@ -69,7 +70,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._saves: dict[int, Reply[None]] = {}
         self._make_backend = make_backend
         self._remember = remember  # the folder of remembered fingerprints
-        self._thread: EngineThread | None = None
+        self._engine: Engine | None = None
         self._open: dict[int, OpenRequest] = {}
         self._payers: dict[int, Callable[[int], object]] = {}  # told once the engine says what a request came to
         self._undecided = 0  # engine batches that wait in the mailbox
@@ -89,7 +90,9 @@ class ModelActor(StateMachine[State, Message, Effect]):
         else:
             prepared = borrow(backend, board)
         label, scheduler = board.model_id if board.lender is None else self.name, board.config.scheduler
-        self._thread = EngineThread(
+        if board.config.spare and board.lender is None and board.spare is None:
+            board.spare = make_spare(board.model_id)
+        self._engine = make_engine(
             backend,
             self._take_outcomes,
             f"erllama-{label}",
@@ -98,20 +101,23 @@ class ModelActor(StateMachine[State, Message, Effect]):
             prepared.threads,
             board.use_threads,
             board.tally.begin_engine(),
+            board.spare,
         )
-        facts = await self._thread.load(report_weights(board, prepared.facts.file_size))
-        self._look_ups = LookUps(self._cache, self.name, self._kept, facts.n_vocab, self._post)
-        if nbytes := range_bytes(prepared.facts, board.config):
-            # The first copies should not wait for fresh memory, which takes ten times longer than they do.
-            await self._loading.run(self._buffers.warm, WARM_BUFFERS, nbytes)
+        facts = await self._engine.load(report_weights(board, prepared.facts.file_size))
+        self._look_ups = LookUps(self._cache, self.name, self._kept, facts.n_vocab, self._post, board.crashed_rows)
+        if board.tally.loads == 0 and (nbytes := range_bytes(prepared.facts, board.config)):
+            # The first copies should not wait for fresh memory, which takes ten times longer than they do. After a
+            # crash requests wait, which shall not wait for that.
+            await self._engine.warm(WARM_BUFFERS, nbytes, self._loading.run)
         self.state = new_state(limits_of(board.config, facts, board.grid))
         description = describe(board, prepared, facts, time.perf_counter() - began)
         self._loading.close()
+        board.pid = self._engine.pid
         board.ready(description, facts, backend.vocabulary, self.state)
         if board.lender is None:
             board.tally.loaded(description.load_seconds)
         board.lends(Loaded(backend, prepared))
-        self._background.start(self._watch(self._thread))
+        self._background.start(self._watch(self._engine))
         self._log.info(
             "model loaded", seconds=round(description.load_seconds, 3), description=facts.description,
             threads=description.threads, threads_reason=description.threads_reason, n_ctx=description.context_size,
@@ -142,7 +148,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def _emit(self, effect: messages.Emit) -> None:
         if one := self._open.get(effect.request_id):
-            one.emit(effect.event)
+            one.emit(effect.event, effect.draws)
 
     def _post(self, event: messages.Found | messages.RowRead | messages.Look | messages.BuffersBack | SaveLost) -> None:
         if self.ref.exit is None:
@@ -159,7 +165,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             self._board.tally.lost_rows += 1
         if isinstance(message, messages.Submit) and reply is not None:
             request_id = message.request.id
-            self._board.tally.requests += 1
+            self._board.tally.requests += message.transcript is None  # else its caller's side counts it, once
             self._open[request_id] = OpenRequest(message, reply)
             if message.spend is not None:
                 self._payers[request_id] = message.spend
@@ -196,7 +202,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
 
     def transition(self, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
         now = time.monotonic()
-        if self._thread is not None and (rates := self._thread.rates) is not state.rates:
+        if self._engine is not None and (rates := self._engine.rates) is not state.rates:
             if (rates.out, rates.into) != (state.rates.out, state.rates.into):
                 self._board.saving(rates)
             state = changed(state, rates=rates)
@@ -223,11 +229,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
         self._post(messages.Look())
 
     async def perform(self, effect: Effect) -> None:
-        assert self._thread is not None
+        assert self._engine is not None
         assert self._look_ups is not None
         match effect:
             case messages.SendJob(job):
-                self._thread.submit(job)
+                self._engine.submit(job)
             case messages.Emit():
                 self._emit(effect)
             case messages.LookUp():
@@ -255,7 +261,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
             case messages.FailRequest(request_id, failure):
                 self._payers.pop(request_id, None)
                 if one := self._open.pop(request_id, None):
-                    self._board.tally.failed += 1
+                    self._board.tally.failed += not one.is_away
                     error = failure.error()
                     one.reply.fail(error if isinstance(error, errors.ErllamaError) else _told(error))
             case messages.Refuse(request, waiting):
@@ -265,11 +271,15 @@ class ModelActor(StateMachine[State, Message, Effect]):
             case messages.Crash(None):
                 raise DrillFault("the model's actor was told to fail")
             case messages.Crash(Failure() as failure):
-                raise self._thread.failure or failure.error()
+                raise self._engine.failure or failure.error()
 
     def _complete(self, one: OpenRequest, answer: messages.Complete, now: float) -> None:
+        if answer.finished is None and answer.request.drawn is not None:  # this engine has not seen it, another had
+            finished = one.so_far(answer.outline, answer.started_at, now)
+            answer = msgspec.structs.replace(answer, finished=finished)
         completion = make_completion(answer, now, one.early or "cancelled")
-        self._board.tally.completed(completion, began=answer.started_at is not None)
+        if not one.is_away:
+            self._board.tally.completed(completion, began=answer.started_at is not None)
         one.reply.send(completion)
 
     def _refusal(self, session_id: str, waiting: int | None) -> errors.ErllamaError:
@@ -297,20 +307,25 @@ class ModelActor(StateMachine[State, Message, Effect]):
         await self._cache.flush()
         self._post(messages.BuffersBack())
 
-    async def _watch(self, thread: EngineThread) -> None:
+    async def _watch(self, engine: Engine) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            self._board.watch(thread.overdue())
+            self._board.watch(engine.overdue())
 
     # --- ending --------------------------------------------------------------------------------------------
 
     async def terminate(self, exit: Exit) -> None:
-        self._board.crashed()
-        self._board.tally.failed += len(self._open)  # the kit fails them
+        self._board.pid = None
+        if isinstance(exit, Raised):
+            self._board.last_crash = getattr(exit.error, "report", None) or self._board.last_crash
+            if self._look_ups is not None:  # at once: the next engine must not be given them
+                self._look_ups.refuse(rows := rows_at_fault(exit.error, self._board.last_state))
+                self._board.crashed_rows.update(row.meta.key for row in rows)
+        self._board.ends()
         self._open.clear()
         self._loading.close()
-        if self._thread is not None:
-            self._thread.ask_to_stop()  # first of all, so that it ends even if nothing below is waited for
+        if self._engine is not None:
+            self._engine.ask_to_stop()  # first of all, so that it ends even if nothing below is waited for
         if self._timer is not None:
             self._timer.cancel()
         await self._background.stop()
@@ -320,11 +335,11 @@ class ModelActor(StateMachine[State, Message, Effect]):
             await self._board.end_companion()
         for one in tuple(self._board.beside):
             await one.end()
-        if self._thread is not None:
+        if self._engine is not None:
             # Without a limit: until then the memory, and this actor's name, stay taken. The supervisor limits its own
             # wait, and never starts another one beside this.
-            await self._thread.stop()
-            self._board.tally.end_engine(self._thread.work)
+            await self._engine.stop()
+            self._board.tally.end_engine(self._engine.work)
 
 
 def _told(error: Exception) -> errors.RequestError:

@@ -10,9 +10,10 @@ and whether requests are taken, follow from these three. All of it is on the eve
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import anyio
 
@@ -26,11 +27,18 @@ from erllama_py.engine.rates import limits as limits_of_saving
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelLoadError, ModelNotLoaded
 from erllama_py.model.loaded import Loaded
 from erllama_py.model.tally import Tally
+from erllama_py.model.trials import Trials
 from erllama_py.options.model import ModelConfig
-from erllama_py.results import CacheHit, LoadProgress, ModelInfo, Phase
+from erllama_py.results import CacheHit, CrashReport, LoadProgress, ModelInfo, Phase
 from erllama_py.scheduler.messages import Message
 from erllama_py.scheduler.state import State
 from erllama_py.watch.log import get_logger
+
+if TYPE_CHECKING:
+    from erllama_py.engine.process.spare import SpareSlot
+
+Engine = Literal["own", "companion", "embedder", "ranker"]
+"""What computes of a model: its own engine, and what uses the same weights."""
 
 
 class Beside(Protocol):
@@ -46,6 +54,16 @@ class Beside(Protocol):
     @property
     def calls(self) -> int:
         """How many wait for it."""
+
+
+class OpenCall(Protocol):
+    """A request that is not over, on its caller's side."""
+
+    def cancel(self, why: Literal["cancelled", "deadline"] = "cancelled") -> None:
+        """Finish it with what it has."""
+
+    def end_thinking(self) -> None:
+        """Close the thinking that it is in, or is to begin in."""
 
 
 class ModelBoard:
@@ -67,6 +85,10 @@ class ModelBoard:
         self.beside: list[Beside] = []  # what else uses the weights of its engine, and ends before it
         self.on_progress = on_progress
         self.restarts = 0
+        self.spare: SpareSlot | None = None  # what it comes back in, where it is to have that
+        self.pid: int | None = None  # the process of its engine, while it has one
+        self.last_crash: CrashReport | None = None
+        self.crashed_rows = Counter[bytes]()  # by key: ends of its engine in a row that was not put back since
         self.tally: Tally = Tally() if lender is None else lender.tally  # what it has done, its companion included
         self.threads_used = 0  # by the last decodes of its engine
         self.last_hit: CacheHit | None = None
@@ -78,6 +100,9 @@ class ModelBoard:
         self.dialects = Dialects(config.tool_format)
         # The ids of requests that are replies to one call, by that of the first, while it is under way.
         self.alternatives: dict[int, tuple[int, ...]] = {}
+        self.calls: dict[int, OpenCall] = {}  # requests that are not over, its companion's too
+        self.between: set[int] = set()  # the ids of those whose actor has crashed, until another has them
+        self._trials: dict[Engine, Trials] = {}
         self._ref: ActorRef[Message] | None = None
         self._ready = False  # whether that actor is
         self._state: State | None = None
@@ -93,7 +118,8 @@ class ModelBoard:
     # --- written by the actor ----------------------------------------------------------------------------------
 
     def begins(self, ref: ActorRef[Message]) -> None:
-        """A new actor loads the model."""
+        """A new actor loads the model. Each after the first is a restart: so the tree counts them too."""
+        self.restarts += self._ref is not None
         self._ref, self._ready, self._overdue, self.save_limits = ref, False, None, None
 
     def progress(self, step: LoadProgress) -> None:
@@ -150,9 +176,8 @@ class ModelBoard:
             else:
                 log.warning("saving would take longer than it is worth", saved=limits)
 
-    def crashed(self) -> None:
+    def ends(self) -> None:
         """The actor is ending. If that was not requested, its supervisor decides whether there will be another."""
-        self.restarts += self.info is not None and not self.is_closed
         self.lent = None
 
     # --- written by others -------------------------------------------------------------------------------------
@@ -161,6 +186,7 @@ class ModelBoard:
         """By its supervisor: there will be no further actor."""
         if isinstance(exit, Raised):
             failure = exit.error
+            self._end_spare()
             self._failure = failure.__cause__ or failure if isinstance(failure, RestartLimitReached) else failure
             self.vocabulary = None
             self._wake()
@@ -170,7 +196,17 @@ class ModelBoard:
     def close(self, gone: Callable[[], ErllamaError]) -> None:
         """By an unload or the end of the runtime. `gone` makes the error that every later request gets."""
         self._closed, self.vocabulary = self._closed or gone, None
+        self._end_spare()
         self._wake()
+
+    def _end_spare(self) -> None:
+        if self.spare is not None:
+            self.spare.close()
+
+    async def spare_ended(self) -> None:
+        """Wait until nothing is left of its spare process, once there will be no further actor."""
+        if self.spare is not None:
+            await self.spare.ended()
 
     def accompany(self, companion: ModelBoard | None, end: Callable[[], Awaitable[None]] | None) -> None:
         """It has a companion now, or none. `end` ends it, and returns when it has let go of the weights."""
@@ -203,6 +239,11 @@ class ModelBoard:
         return self._ready and self.ref is not None and not self.hangs
 
     @property
+    def spare_pid(self) -> int | None:
+        """The process that stands ready for after a crash."""
+        return None if self.spare is None else self.spare.pid
+
+    @property
     def is_closed(self) -> bool:
         """Whether its model is gone for good."""
         return self._closed is not None or self._failure is not None
@@ -216,6 +257,16 @@ class ModelBoard:
     def state(self) -> State | None:
         """What its machine knows, while it is up."""
         return self._state if self.is_up else None
+
+    @property
+    def last_state(self) -> State | None:
+        """What the machine of its last actor knew last."""
+        return self._state
+
+    def trials(self, engine: Engine) -> Trials:
+        """Of what crashes together with one of its engines."""
+        together: Engine = "own" if self.config.isolation == "process" else engine
+        return self._trials.setdefault(together, Trials())
 
     @property
     def phase(self) -> Phase:
@@ -238,7 +289,7 @@ class ModelBoard:
     @property
     def pending(self) -> int:
         """Requests that wait."""
-        return sum(state.pending for state in self.states)
+        return sum(state.pending for state in self.states) + len(self.between)
 
     @property
     def active(self) -> int:
@@ -267,7 +318,10 @@ class ModelBoard:
         if self.info is None or not self.is_up:
             return None
         threads = f"{self.threads_used} of {self.info.threads} thread{'s' if self.info.threads > 1 else ''}"
-        return threads if self._overdue is None else f"{threads}, a decode hangs for {self._overdue:.0f} s"
+        where = f"process {self.pid}, " if self.config.isolation == "process" and self.pid is not None else ""
+        spare = "" if self.spare_pid is None else f"spare {self.spare_pid}, "
+        hangs = "" if self._overdue is None else f", a decode hangs for {self._overdue:.0f} s"
+        return f"{where}{spare}{threads}{hangs}"
 
     async def actor(self) -> ActorRef[Message]:
         """The actor, once it can take a request; waits while the model loads or restarts. Raises as `check` does."""
@@ -289,7 +343,7 @@ class ModelBoard:
         if self._closed is not None:
             raise self._closed() from failure
         if failure is not None:
-            raise ModelCrashed(self.model_id, text_of(failure), gave_up=True) from failure
+            raise ModelCrashed(self.model_id, text_of(failure), gave_up=True, report=self.last_crash) from failure
 
     def load_error(self, failure: BaseException) -> ErllamaError:
         """A new error for what a load has failed with, which may be something of the backend's."""

@@ -13,6 +13,7 @@ from functools import partial
 
 from erllama_py.actors import ChildSpec, Clock, DynamicSupervisor, SupervisorClosed
 from erllama_py.errors import ModelCrashed, ModelNotLoaded
+from erllama_py.model.blame import Deaths
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_config, companion_threads, grid_of
 from erllama_py.model.lodger import Lodger
@@ -53,8 +54,10 @@ class Companions:
         Waits while the model, or its companion, loads. Raises what the companion's load raises, `ModelStuck` where the
         last one does not end, and as `ModelBoard.check` does when the model is gone.
         """
+        deaths = Deaths(model)
         while True:
             await model.actor()
+            deaths.begins()
             companion = self._by_id.get(model.model_id)
             if companion is None:
                 companion = self._begin(model)
@@ -67,7 +70,8 @@ class Companions:
                 await companion.board.actor()
             except BaseException as error:
                 let_go()
-                if not isinstance(error, ModelNotLoaded | ModelCrashed):
+                ends = not isinstance(error, Exception)
+                if ends or not (deaths.met(error) or isinstance(error, ModelNotLoaded | ModelCrashed)):
                     raise
                 continue  # it was ending, or its model was: not by this request, which has not reached it yet
             return companion.board, let_go

@@ -31,6 +31,7 @@ def info_of(board: ModelBoard) -> ModelInfo:
     return msgspec.structs.replace(
         board.info, phase=board.phase, pending=board.pending, restarts=board.restarts,
         threads_used=board.threads_used, reproducible_bytes=board.companion_bytes, save_limits=board.save_limits,
+        pid=board.pid, spare_pid=board.spare_pid, last_crash=board.last_crash,
     )  # fmt: skip
 
 
@@ -41,6 +42,7 @@ def counters_of(board: ModelBoard) -> ModelCounters:
     parked = sum(len(state.parked) for state in states)
     return ModelCounters(
         requests=tally.requests, finished=dict(tally.finished), failed=tally.failed, refused=tally.refused,
+        continued=tally.continued,
         prompt_tokens=tally.prompt_tokens, reused_tokens=tally.reused_tokens, hits=dict(tally.hits),
         restored_bytes=tally.restored_bytes, computed_tokens=work.prompt_tokens, generated_tokens=work.generated,
         decodes=work.decodes, decoded_tokens=work.tokens, decode_seconds=work.seconds, parks=work.parks,

@@ -41,6 +41,7 @@ class Embed(msgspec.Struct, frozen=True):
     normalize: bool = False
     dimensions: int | None = None
     spend: Callable[[int], object] | None = None  # is told how many of its tokens each decode has computed
+    id: int = 0  # as a request's
 
 
 class _Dropped(msgspec.Struct, frozen=True):
@@ -81,6 +82,7 @@ class EmbedderActor(Actor[Message]):
         self._calls: dict[int, _Call] = {}
         self._tickets = 0
         self._under_way: set[int] = set()  # the calls of the decode that is
+        self.at_work: frozenset[int] = frozenset()  # their ids, those of the last one where none is under way
         self._left_over: list[int] = []  # sequences that hold a part of an input that nobody wants any more
         self._is_pumping = False
         self._ending = False
@@ -153,6 +155,7 @@ class EmbedderActor(Actor[Message]):
         try:
             while pieces := self._queue.take():
                 self._under_way = {piece.call for piece in pieces}
+                self.at_work = frozenset(self._calls[call].embed.id for call in self._under_way)
                 if not self._ending:
                     self._embedder.abort(False)
                 await self._decode(pieces)

@@ -22,6 +22,7 @@ from erllama_py.actors import (
 from erllama_py.engine.embedding import EmbedderFacts, EmbedderOpts
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.errors import ErllamaError, ModelCrashed, ModelNotLoaded
+from erllama_py.model.blame import Deaths
 from erllama_py.model.board import ModelBoard
 from erllama_py.model.companion import companion_threads
 from erllama_py.model.embedder import EMBEDDER, RANKER, EmbedderActor, Message
@@ -73,6 +74,11 @@ class Place(Lodger):
         assert self.actor is not None
         return self.actor.facts
 
+    @property
+    def at_work(self) -> frozenset[int]:
+        """The ids of the calls that it computes, or computed last."""
+        return frozenset() if self.actor is None else self.actor.at_work
+
     def describe(self) -> str | None:
         """A phrase for the tree."""
         overdue = self.heart.overdue()
@@ -111,8 +117,10 @@ class Embedders:
         Waits while the model, or the embedder, loads. Raises what the making of its context raises, `ModelStuck` where
         the last one does not end, and as `ModelBoard.check` does when the model is gone.
         """
+        deaths = Deaths(model)
         while True:
             await model.actor()
+            deaths.begins()
             place = self._places.get(name_of(model, ranks))
             if place is None:
                 place = self._begin(model, ranks)
@@ -124,7 +132,8 @@ class Embedders:
             try:
                 await asyncio.wait((place.keeper.started,))
                 error = place.keeper.started.result()
-                self._check_started(model, error)
+                if not deaths.met(error):
+                    self._check_started(model, error)
             except BaseException:
                 let_go()
                 raise

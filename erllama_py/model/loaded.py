@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from erllama_py.cpus import ThreadChoice
-from erllama_py.engine.backend import Backend, FileFacts
+from erllama_py.engine.backend import FileFacts, ModelSource
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,5 +20,5 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 class Loaded(msgspec.Struct, frozen=True):
     """A model that is up: another context can be made over its weights."""
 
-    backend: Backend
+    backend: ModelSource
     prepared: Prepared

@@ -15,7 +15,7 @@ import msgspec
 from erllama_py.actors import Threads
 from erllama_py.cache.keys import ctx_params_hash, reproducible_hash
 from erllama_py.cpus import ThreadChoice, choose_threads, read_allowance
-from erllama_py.engine.backend import Backend, FileFacts, ModelFacts
+from erllama_py.engine.backend import FileFacts, ModelFacts, ModelSource
 from erllama_py.engine.jobs import MOST_TOKENS
 from erllama_py.errors import InsufficientMemory, InvalidOption, ModelLoadError, ModelNotLoaded, QuantMismatch
 from erllama_py.memory import available_memory
@@ -89,8 +89,11 @@ def resident_bytes(config: ModelConfig, facts: FileFacts) -> int:
     """
     if config.model_opts.vocab_only:
         return facts.metadata_size
-    weights = 0 if config.model_opts.use_mmap or _offloads(config, facts) else facts.file_size
-    return weights + _resident_cells(config, facts)
+    return _resident_weights(config, facts) + _resident_cells(config, facts)
+
+
+def _resident_weights(config: ModelConfig, facts: FileFacts) -> int:
+    return 0 if config.model_opts.use_mmap or _offloads(config, facts) else facts.file_size
 
 
 def _resident_cells(config: ModelConfig, facts: FileFacts) -> int:
@@ -128,9 +131,13 @@ def check_file(config: ModelConfig, facts: FileFacts, available: int) -> None:
 
 
 def _check_room(config: ModelConfig, needed: int, available: int) -> None:
+    path, most = str(config.model_path or "a model"), config.process_opts.memory_bytes
+    if most is not None and needed > most:
+        problem = f"it needs at least {needed >> 20} MiB of memory and its process may take {most >> 20} MiB"
+        raise InsufficientMemory(path, problem, needed, most)
     if needed > available:
         problem = f"it needs at least {needed >> 20} MiB of memory and {available >> 20} MiB are available"
-        raise InsufficientMemory(str(config.model_path or "a model"), problem, needed, available)
+        raise InsufficientMemory(path, problem, needed, available)
 
 
 def check_embedder_room(config: ModelConfig, facts: FileFacts, tokens: int = 1) -> None:
@@ -145,19 +152,21 @@ def settled(config: ModelConfig, facts: FileFacts, available: int) -> ModelConfi
     """The configuration with an `n_ctx`: the one that is given, what the file says (0), or the default.
 
     The default is `DEFAULT_CELLS`, or what the model was trained with if that is less. It never takes from a small
-    machine what a model needs: it is halved, down to `LEAST_CELLS`, until its cells take no more than a part of the
-    memory that is `available` beside the weights, in bytes. Raises `InvalidOption`.
+    machine, or from a process with a limit, what a model needs: it is halved, down to `LEAST_CELLS`, until its cells
+    take no more than a part of the memory that is `available` beside the weights, in bytes. Raises `InvalidOption`.
     """
     if config.context_opts.n_ctx is not None:
         return with_trained_context(config, facts.n_ctx_train)
     room = max(LEAST_ROOM, (available - facts.file_size) // MEMORY_SHARE)
+    if (most := config.process_opts.memory_bytes) is not None:
+        room = min(room, (most - _resident_weights(config, facts)) // MEMORY_SHARE)
     cells = max(min(DEFAULT_CELLS, facts.n_ctx_train or LEAST_CELLS), config.context_opts.sequences)
     while cells // 2 >= LEAST_CELLS and _resident_cells(with_cells(config, cells), facts) > room:
         cells //= 2
     return with_cells(config, cells)
 
 
-async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:
+async def prepare_off_loop(backend: ModelSource, board: ModelBoard, remember: Path, threads: Threads) -> Prepared:
     """Inspect, check and fingerprint the model file on one of `threads`, reporting bytes hashed to the board, which
     gets the configuration with the size of its context.
 
@@ -175,7 +184,8 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
         config = settled(board.config, facts, available)
         check_file(config, facts, available)
         backend.settle(config)
-        return facts, config, *choose_threads(config.context_opts, read_allowance())
+        own = config.process_opts.cpus
+        return facts, config, *choose_threads(config.context_opts, read_allowance(own=own), own)
 
     try:
         facts, board.config, chosen, reason = await threads.abandon(inspect)
@@ -189,8 +199,12 @@ async def prepare_off_loop(backend: Backend, board: ModelBoard, remember: Path, 
 
 
 def check_backend(backend: object, board: ModelBoard) -> None:
-    """Raises `ModelLoadError`: an application's factory may give anything."""
-    if hasattr(backend, "load") and hasattr(backend, "vocabulary"):
+    """Raises `ModelLoadError`: an application's factory may give anything. And `InvalidOption`, for one that is to run
+    in a process of its own: it cannot be sent there."""
+    remote = hasattr(backend, "begin_child")
+    if (remote or hasattr(backend, "load")) and hasattr(backend, "vocabulary"):
+        if board.config.isolation == "process" and not remote:
+            raise InvalidOption("isolation", "a backend of an application's factory runs on a thread: use 'thread'")
         return
     got = type(backend).__name__
     if inspect.iscoroutine(backend):
@@ -200,7 +214,7 @@ def check_backend(backend: object, board: ModelBoard) -> None:
     raise ModelLoadError(f"the model {board.model_id!r}", problem)
 
 
-def borrow(backend: Backend, board: ModelBoard) -> Prepared:
+def borrow(backend: ModelSource, board: ModelBoard) -> Prepared:
     """What the load of a companion need not find out: its model has, and lends its weights to `backend`.
 
     Raises `ModelNotLoaded` where the model is up no more, and `InsufficientMemory`.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping
 from itertools import islice
 from typing import Any
 
@@ -28,18 +28,23 @@ from erllama_py.scheduler.messages import EndLookUp, Found, LookUp, ReadRows, Ro
 # Rows that are in memory and not yet in the cells: while one is restored, the next ones are read and checked. Two
 # threads at work on reading, one row that waits, one that goes in.
 READ_AHEAD = 4
+# Ends of an engine in which a row was put back, saved anew in between: the next one would end it too.
+MOST_CRASHES = 2
 # The last 170 prompts of a model with 49,152 tokens in its vocabulary, the last 32 of one with 262,144.
 KEPT_LOGITS_BYTES = 32 << 20
 
 
 class LookUps:
-    """See the module. `post` hands an event to the actor; `kept` has the logits of recent prompts."""
+    """See the module. `post` hands an event to the actor; `kept` has the logits of recent prompts, `crashed` how
+    often an engine has ended with a row since one like it was put back."""
 
     def __init__(
-        self, cache: CacheClient, holder: str, kept: KeptLogits, n_vocab: int, post: Callable[[Found | RowRead], None]
-    ) -> None:
+        self, cache: CacheClient, holder: str, kept: KeptLogits, n_vocab: int,
+        post: Callable[[Found | RowRead], None], crashed: MutableMapping[bytes, int],
+    ) -> None:  # fmt: skip
         self._cache, self._holder, self._kept, self._post = cache, holder, kept, post
         self._n_vocab = n_vocab
+        self._crashed = crashed
         self._background = Background(holder)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ahead: dict[int, anyio.Semaphore] = {}
@@ -79,6 +84,8 @@ class LookUps:
             kind = "cancelled"
         used = Used(holder=self._holder, request_id=request_id, kind=kind, rows=ended.rows, seconds=ended.seconds)
         self._cache.tell(used)
+        for row in ended.rows:  # what was put back is not what crashes each time
+            self._crashed.pop(row.meta.key, None)
         if ended.refused is not None and ended.bad:
             self.refuse((ended.refused,))
 
@@ -135,6 +142,8 @@ class LookUps:
 
     async def _read_one(self, row: Located, seconds: float, ahead: anyio.Semaphore) -> RowBytes | None:
         await ahead.acquire()
+        if self._crashed.get(row.meta.key, 0) >= MOST_CRASHES:
+            return None
         content = await self._cache.read(row, seconds)
         if content is None or are_logits(content.logits, self._n_vocab):
             return content

@@ -103,7 +103,8 @@ class Registry:
         saves = [asyncio.ensure_future(self._save(board)) for board in self]
         for board in self:
             board.close(RuntimeClosed)
-        if ending := {*saves, *self._ends.values()}:
+        spares = [asyncio.ensure_future(board.spare_ended()) for board in self]
+        if ending := {*saves, *spares, *self._ends.values()}:
             await asyncio.wait(ending)
 
     def clear(self) -> None:
@@ -133,6 +134,7 @@ class Registry:
             await keeper.stop()
         except StopTimeout as timeout:
             raise ModelStuck(board.model_id) from timeout
+        await board.spare_ended()
         self._forget(board)
 
     def _forget(self, board: ModelBoard) -> None:

@@ -21,6 +21,7 @@ class Tally:
         self.finished: Counter[FinishReason] = Counter()
         self.hits: Counter[CacheHitKind] = Counter()
         self.failed = self.refused = 0
+        self.continued = 0
         self.prompt_tokens = self.reused_tokens = 0
         self.restored_bytes = 0
         self.saved_rows = self.saved_bytes = self.skipped_rows = self.lost_rows = 0

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,7 @@ INT32_MAX = (1 << 31) - 1  # llama.cpp holds sizes in 32-bit integers
 Count = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 Amount = Annotated[int, Meta(ge=0, le=INT32_MAX)]
 Deadline = Annotated[float, Meta(gt=0.0, le=1e9)]  # seconds from a call on
+OnCrash = Literal["continue", "fail"]  # what becomes of a call whose model crashes
 
 if TYPE_CHECKING:
     PathText = str | os.PathLike[str]  # what may be given
@@ -37,7 +38,7 @@ FLOAT32_MIN = 1.1754944e-38
 MOST_UTF8 = 1 << 20  # characters: 1.5 ms on the event loop
 
 # Whose values no error repeats: it may end in a log, and what is at fault may be the key itself in place of its hash.
-_SECRETS = {"cache_salt", "hash", "salt", "secret", "thinking_signing_key", "tls_key_password"}
+SECRETS = {"cache_salt", "hash", "salt", "secret", "thinking_signing_key", "tls_key_password"}
 _PATH = re.compile(r" - at (?P<key>`key` in )?`\$\.(?P<option>[\w.\[\]]*?)(\[(?P<index>\d+|\.\.\.)\])?`$")
 _STEP = re.compile(r"\w+|(?<=\[)\d+")  # of such a path: a name, or a place in a list
 _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`(?: - at `\$\.(?P<path>[\w.\[\]]+)`)?$")
@@ -131,7 +132,7 @@ def _refusal(text: str, options: Mapping[str, Any], kind: type[msgspec.Struct]) 
     problem = re.sub(r"`([^`]*)`", lambda quoted: _spoken(quoted[1]), problem)
     problem += _instead(option, value, problem) if not each else ""
     if "got" not in problem and not each:
-        hidden = isinstance(value, str) and option.rpartition(".")[2] in _SECRETS
+        hidden = isinstance(value, str) and option.rpartition(".")[2] in SECRETS
         problem += f", got {len(value) if ' length ' in problem else 'another text' if hidden else shown(value)}"
     return InvalidOption(option, problem[:1].lower() + problem[1:])
 

@@ -79,6 +79,11 @@ CALLED_ELSEWHERE = {
     "type_k": "cache_type_k kv_cache_dtype kv_cache_type ctk",
     "type_v": "cache_type_v ctv",
     "offload_kqv": "kv_offload",
+    "isolation": "isolate isolated subprocess in_process",
+    "memory_bytes": "mem_limit memory_limit memory_max max_ram rlimit",
+    "cpus": "cpu_affinity affinity cpuset cpuset_cpus cpu_mask",
+    "nice": "niceness prio",
+    "intensity": "max_restarts",
     "tiers": "disk disk_cache cache_dir cache_path slot_save_path prompt_cache kv_cache_dir",
     "ram_quota_bytes": "cache_ram ram_quota cache_size ram_cache_size capacity_bytes",
     "root": "path dir directory folder location",
@@ -150,7 +155,9 @@ _SAID = {
         user metadata store service_tier safety_identifier extra_headers extra_query api_key base_url
         organization
     """,
-    "a crashed model is loaded again by itself; its open calls raise ModelCrashed": "max_retries retries num_retries",
+    "a crashed model is loaded again by itself, and its open calls go on: see on_crash": """
+        max_retries retries num_retries
+    """,
     "`chat` always opens the reply; continue_final_message continues one": "add_generation_prompt",
     "`complete` takes a prompt as it is, without a template": "raw",
     "a GGUF file is quantised as it is: choose another file; of the KV cells it is context_opts.type_k and type_v": """

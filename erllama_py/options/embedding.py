@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from erllama_py.options.check import Count, Deadline, Options, check_utf8, convert
+from erllama_py.options.check import Count, Deadline, OnCrash, Options, check_utf8, convert
 from erllama_py.options.model import Salt
 from erllama_py.options.names import given_at
 
@@ -20,6 +20,9 @@ class InputOptions(Options, frozen=True):
     True, cuts off its end; `"start"` its beginning. Of a pair that is ranked, the document is cut."""
     deadline: Deadline | None = None
     """Seconds from the call, after which it raises `DeadlinePassed`."""
+    on_crash: OnCrash = "continue"
+    """What becomes of it when what computes it crashes: `"continue"`, it is computed again once that is back; `"fail"`,
+    it raises `ModelCrashed`. One that crashes it again and again fails too."""
 
 
 @given_at("it is an option of `embed`")

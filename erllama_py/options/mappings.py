@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 from erllama_py.options.keep import Keep
-from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, StubOpts, ToolFormatName
+from erllama_py.options.model import ContextOpts, KVType, ModelOpts, SchedulerOpts, ToolFormatName
 from erllama_py.options.policy import PolicyOpts
+from erllama_py.options.process import Isolation, ProcessOpts, RestartOpts
 from erllama_py.options.runtime import Source
 from erllama_py.options.sampling import SamplerName
+from erllama_py.options.stub import StubOpts
 
 
 class KeepDict(TypedDict):
@@ -70,6 +72,7 @@ class TurnOptionsDict(TypedDict, total=False):
     priority: int
     queue_wait: bool | float
     deadline: float | None
+    on_crash: Literal["continue", "fail"]
     json_schema: Any
     regex: str | None
     choice: list[str] | tuple[str, ...] | None
@@ -103,6 +106,7 @@ class ScoreOptionsDict(TypedDict, total=False):
     priority: int
     queue_wait: bool | float
     deadline: float | None
+    on_crash: Literal["continue", "fail"]
 
 
 class EmbedOptionsDict(TypedDict, total=False):
@@ -113,6 +117,7 @@ class EmbedOptionsDict(TypedDict, total=False):
     dimensions: int | None
     truncate: bool | Literal["start", "end"]
     deadline: float | None
+    on_crash: Literal["continue", "fail"]
 
 
 class RerankOptionsDict(TypedDict, total=False):
@@ -124,6 +129,7 @@ class RerankOptionsDict(TypedDict, total=False):
     priority: int
     truncate: bool | Literal["start", "end"]
     deadline: float | None
+    on_crash: Literal["continue", "fail"]
 
 
 class ModelOptsDict(TypedDict, total=False):
@@ -188,6 +194,22 @@ class SchedulerOptsDict(TypedDict, total=False):
     kept_tokens: int | None
 
 
+class ProcessOptsDict(TypedDict, total=False):
+    """`ProcessOpts` as a mapping."""
+
+    memory_bytes: int | None
+    cpus: list[int] | tuple[int, ...] | None
+    nice: int
+
+
+class RestartOptsDict(TypedDict, total=False):
+    """`RestartOpts` as a mapping. Times are in seconds."""
+
+    intensity: int
+    period: float
+    backoff_max: float
+
+
 class StubOptsDict(TypedDict, total=False):
     """`StubOpts` as a mapping."""
 
@@ -231,6 +253,10 @@ class ModelConfigDict(TypedDict, total=False):
     thinking_budget_message: str
     thinking_signing_key: bytes | str | None
     tool_format: ToolFormatName | None
+    isolation: Isolation
+    spare: bool
+    process_opts: ProcessOptsDict | ProcessOpts
+    restarts: RestartOptsDict | RestartOpts
     stub: StubOptsDict | StubOpts
 
 

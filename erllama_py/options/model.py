@@ -31,6 +31,8 @@ from erllama_py.options.check import (
 from erllama_py.options.hub_reference import settled_path
 from erllama_py.options.names import given_at
 from erllama_py.options.policy import DEFAULT_POLICY, NOT_GIVEN, PolicyOpts, check_policy, filled
+from erllama_py.options.process import Isolation, ProcessOpts, RestartOpts, check_process
+from erllama_py.options.stub import StubOpts
 from erllama_py.options.thinking import ClosingMessage, SigningKey, ThinkingMarkers, check_thinking, key_bytes
 from erllama_py.options.tiers import KINDS, RAM_TIER
 
@@ -40,7 +42,6 @@ MAX_SEQUENCES = 255  # llama.cpp's LLAMA_MAX_SEQ less the one that saved ranges 
 DEFAULT_CELLS, DEFAULT_SEQUENCES = 8192, 4
 MAX_DEVICES = 16  # llama.cpp's llama_max_devices(); it reads no more shares than that
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
-STUB_TOKENS = 260  # the stub's vocabulary starts with 256 bytes and its control tokens
 
 ToolFormatName = Literal[
     "harmony", "deepseek_v3", "deepseek_v31", "command_r", "functionary", "mistral_named", "mistral", "lfm2",
@@ -48,7 +49,6 @@ ToolFormatName = Literal[
 ]  # fmt: skip
 
 Positive = Annotated[float, Meta(gt=0.0)]
-Seconds = Annotated[float, Meta(ge=0.0, le=3600.0)]
 Threads = Annotated[int, Meta(ge=1, le=MAX_THREADS)]
 KVType = Literal["f16", "f32", "bf16", "q4_0", "q5_0", "q5_1", "q8_0"]
 SaveReason = Literal["cold", "continued", "finish", "evict", "shutdown"]
@@ -165,41 +165,6 @@ class SchedulerOpts(Options, frozen=True):
     the context, a sixteenth without flash attention."""
 
 
-class StubOpts(Options, frozen=True):
-    """How the stub backend behaves; only for `backend="stub"`. Times are in seconds."""
-
-    vocab_size: Annotated[int, Meta(ge=STUB_TOKENS, le=1 << 20)] = 320
-    """Tokens in the vocabulary; the first 256 are bytes."""
-    replies: tuple[str, ...] | dict[str, str] = ()
-    """What it says: texts for the requests in their order since the load, the last for all that come after; or a
-    mapping of what a prompt contains to its reply, the first that fits, `""` for any. By default letters that the
-    prompt determines. A structure that a request asks for is followed all the same."""
-    seconds_per_token: Seconds = 0.0
-    """How long a decode takes for each of its tokens."""
-    load_seconds: Seconds = 0.0
-    """How long a load takes."""
-    fail_load: bool = False
-    """Whether a load fails at its end."""
-    fail_decode_after: Amount | None = None
-    """Decodes that work before one fails; `None`: none fails."""
-    hang_decode_after: Amount | None = None
-    """Decodes that work before one hangs; `None`: none hangs."""
-    memory: Literal["full", "window", "recurrent", "hybrid"] = "full"
-    """What its KV memory can do: keep everything, forget what leaves a window, or refuse to be cut back."""
-    n_swa: Amount = 0
-    """Width of the sliding window in tokens, for `memory="window"`."""
-    seconds_per_copy: Seconds = 0.0
-    """How long copying a range of cells out takes, and putting one back, however long it is."""
-    seconds_per_copied_token: Seconds = 0.0
-    """How much longer that takes for each of its tokens."""
-    n_embd: Annotated[int, Meta(ge=1, le=65_536)] = 64
-    """Numbers of an embedding. Texts that share pairs of bytes are alike."""
-    embeds_only: bool = False
-    """Whether it is an encoder, which embeds and cannot generate."""
-    ranks: bool = False
-    """Whether it ranks documents, by the pairs of bytes that they share with the query."""
-
-
 @given_at("it is set when the model is loaded")
 class ModelConfig(Options, frozen=True):
     """What `load_model` takes. Paths are absolute and every default is filled in once it is parsed."""
@@ -219,7 +184,7 @@ class ModelConfig(Options, frozen=True):
     remember_fingerprint: bool = True
     """Reuse the hash of a file whose path, size, mtime and inode are unchanged."""
     probe: bool = True
-    """Try a file that was never loaded before in a short-lived process first, so that one that ends the process is an
+    """Try a file that was never loaded before in another process first, so that one that ends the process is an
     error: 0.1 to 0.5 s, once. So is a build of llama.cpp on a CPU that is new to it."""
     quant_type: Annotated[str, Meta(min_length=1)] | None = None
     """The quantisation by name, `"q4_k_m"`, in any case; read from the file, compared when given."""
@@ -249,6 +214,16 @@ class ModelConfig(Options, frozen=True):
     """Signs what the model thinks, by HMAC-SHA256: bytes or a str. It is never shown, nor in `ModelInfo.config`."""
     tool_format: ToolFormatName | None = None
     """How the model writes calls of tools; found from its chat template when not given."""
+    isolation: Isolation = "thread"
+    """Where its engine runs: on a thread of this process, or in a process of its own, so that a crash of native code
+    costs this model alone. On Linux."""
+    spare: bool = False
+    """With `isolation="process"`: keep a second process ready that has mapped the weights, so that coming back after a
+    crash costs a context and no load."""
+    process_opts: ProcessOpts = ProcessOpts()
+    """With `isolation="process"`: what that process may take."""
+    restarts: RestartOpts = RestartOpts()
+    """How often it is restarted after a crash before it is given up."""
     stub: StubOpts = StubOpts()
     """How the stub backend behaves."""
 
@@ -262,6 +237,11 @@ class ModelConfig(Options, frozen=True):
 def without_secrets(config: ModelConfig) -> ModelConfig:
     """What may be shown of a configuration."""
     return msgspec.structs.replace(config, thinking_signing_key=None)
+
+
+def for_engine(config: ModelConfig) -> ModelConfig:
+    """What the engine of another process is told of a configuration: it needs none of the secrets."""
+    return msgspec.structs.replace(without_secrets(config), cache_salt=None)
 
 
 def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> ModelConfig:
@@ -370,6 +350,7 @@ def _check_model(config: ModelConfig) -> None:
     check_thinking(config.thinking_markers, config.thinking_budget_message)
     if config.stub != StubOpts() and config.backend != "stub":
         raise InvalidOption("stub", "these options are for the backend 'stub'")
+    check_process(config.isolation, config.spare, config.process_opts)
     if config.stub.memory == "window" and not config.stub.n_swa:
         raise InvalidOption("stub.n_swa", "a memory with a window needs its width")
     if config.fingerprint_mode == "fast_unsafe" and config.fingerprint is None:

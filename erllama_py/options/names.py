@@ -19,6 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 UNKNOWN = "there is no such option"
+_UNITS = ("bytes", "seconds", "tokens")  # that a name is often written without
 _PLACES: dict[str, type[msgspec.Struct]] = {}  # where the options of a struct are given, in words: filled by `given_at`
 
 
@@ -49,12 +50,12 @@ def option_names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
 
 
 def nearest_name(name: str, path: str, names: Sequence[str]) -> str | None:
-    """The one of the dotted `names` closest to `name`: the same name elsewhere, one that other libraries call so, a
-    close one here, a close one elsewhere.
+    """The one of the dotted `names` closest to `name`: this one with its unit here, the same name elsewhere, one that
+    other libraries call so, a close one here, a close one elsewhere.
 
     0.7 lets two of six letters be wrong, and keeps names apart that only share a word.
     """
-    if same := _same(name, names):
+    if same := _with_unit(name, path, names) or _same(name, names):
         return same
     here = [dotted for dotted in names if dotted.rpartition(".")[0] == path]
     for group in (here, names):
@@ -68,7 +69,7 @@ def unknown(name: str, path: str, names: Sequence[str]) -> InvalidOption:
     """The error for a name, given below `path`, that is none of the dotted `names`: it says what to write instead."""
     shown = name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}..."
     dotted = f"{path}.{shown}" if path else shown
-    if same := _same(name, names):
+    if same := _with_unit(name, path, names) or _same(name, names):
         return InvalidOption(dotted, UNKNOWN, same)
     if said := INSTEAD.get(plain_name(name)) or _place(name):
         return InvalidOption(dotted, f"{UNKNOWN}; {said}")
@@ -76,6 +77,12 @@ def unknown(name: str, path: str, names: Sequence[str]) -> InvalidOption:
         return InvalidOption(dotted, UNKNOWN, nearest)
     here = [known.rpartition(".")[2] for known in names if known.rpartition(".")[0] == path]
     return InvalidOption(dotted, f"{UNKNOWN}; there are {', '.join(here)}")
+
+
+def _with_unit(name: str, path: str, names: Sequence[str]) -> str | None:
+    """This name below `path` with the unit that it lacks."""
+    wanted = (".".join(filter(None, (path, f"{plain_name(name)}_{unit}"))) for unit in _UNITS)
+    return next((dotted for dotted in wanted if dotted in names), None)
 
 
 def _same(name: str, names: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from erllama_py.errors import InvalidOption
 from erllama_py.errors.shown import shown
 from erllama_py.options.chat import ChatOptions, check_chat, tool_choice
-from erllama_py.options.check import MOST_UTF8, Count, Deadline, check_utf8, convert, hex_digest
+from erllama_py.options.check import MOST_UTF8, Count, Deadline, OnCrash, check_utf8, convert, hex_digest
 from erllama_py.options.combinations import check_combinations
 from erllama_py.options.keep import Keep, keeps
 from erllama_py.options.model import Salt
@@ -65,10 +65,10 @@ class RequestOptions(ChatOptions, frozen=True):
     one place is enough for all. Not at temperature 0.0."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Tell of each token of the reply how likely it was, and which so many tokens were the likeliest there, by the
-    model's logits alone. A draw then takes 0.1 ms longer at 128,000 tokens in the vocabulary, and under a structure
-    each token is drawn, also those that it forces. `None` is off."""
+    model's logits alone. No other tokens are drawn for it. A draw then takes 0.1 ms longer at 128,000 tokens in the
+    vocabulary; what a structure forces is told one decode later, for which its end needs one more. `None` is off."""
     logprobs_after: bool = False
-    """With `logprobs`: tell it of the odds too that all steps of the draw have left."""
+    """With `logprobs`: tell it of the odds too that all steps of the draw have left. What is forced is certain."""
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Tell of each token of the prompt how likely it was after those before it, and the likeliest there, as `logprobs`
     does of the reply. All of the prompt is then computed, whatever is saved or live of it, in slices whose logits take
@@ -96,6 +96,9 @@ class RequestOptions(ChatOptions, frozen=True):
     """Seconds that the request waits for room in a full queue instead of raising `QueueFull`; True: until there is."""
     deadline: Deadline | None = None
     """Seconds from the call, after which the request is cancelled and finishes with what it has."""
+    on_crash: OnCrash = "continue"
+    """What becomes of it when its model crashes: `"continue"`, it goes on where it was once the model is back, and its
+    stream sees a pause; `"fail"`, it raises `ModelCrashed`. One that crashes its model again and again fails too."""
 
 
 DEFAULTS = RequestOptions()

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from erllama_py.errors import InvalidOption
 from erllama_py.options.chat import ChatOptions
-from erllama_py.options.check import Deadline, Options, check_utf8, convert
+from erllama_py.options.check import Deadline, OnCrash, Options, check_utf8, convert
 from erllama_py.options.model import Salt
 from erllama_py.options.names import given_at
 from erllama_py.options.request import RequestOptions
@@ -47,6 +47,9 @@ class ScoreOptions(Options, frozen=True):
     place is enough for all continuations."""
     deadline: Deadline | None = None
     """Seconds from the call, after which it raises `DeadlinePassed`: a score is whole or not at all."""
+    on_crash: OnCrash = "continue"
+    """What becomes of it when its model crashes: `"continue"`, it goes on once the model is back; `"fail"`, it raises
+    `ModelCrashed`. One that crashes its model again and again fails too."""
 
 
 def parse_score_options(options: Mapping[str, object]) -> ScoreOptions:

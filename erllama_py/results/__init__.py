@@ -1,6 +1,7 @@
 """What callers get back: completions, the events of a stream, and what is known of a loaded model."""
 
-from erllama_py.results.build import BuildInfo, DeviceInfo
+from erllama_py.errors.crash import CrashReason, CrashReport
+from erllama_py.results.build import BuildInfo, DeviceInfo, IsolationInfo
 from erllama_py.results.cached_files import FileProblem, FileProblemKind, RowsRemoved
 from erllama_py.results.chat_format import ChatFormat
 from erllama_py.results.completion import (
@@ -74,6 +75,8 @@ __all__ = [
     "Choice",
     "Completion",
     "ContextMemory",
+    "CrashReason",
+    "CrashReport",
     "DeviceInfo",
     "Done",
     "Embeddings",
@@ -85,6 +88,7 @@ __all__ = [
     "FileProblemKind",
     "FinishReason",
     "FoundPrefix",
+    "IsolationInfo",
     "KeptPrefix",
     "LoadProgress",
     "ModelCounters",

@@ -1,8 +1,13 @@
-"""What is known of the llama.cpp that is installed: the answer of `check_build`."""
+"""What is known of the llama.cpp that is installed, and of processes for engines: the answers of `check_build` and
+`check_isolation`."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from erllama_py.results.plain import Result
+
+MemoryBound = Literal["cgroup", "private data"] | None
 
 
 class DeviceInfo(Result, frozen=True, kw_only=True):
@@ -41,3 +46,19 @@ class BuildInfo(Result, frozen=True, kw_only=True):
     """Threads that a model of this process computes with, unless it is told otherwise."""
     threads_reason: str = ""
     """What bounds them: cores, the CPUs that may be used, a quota."""
+
+
+class IsolationInfo(Result, frozen=True, kw_only=True):
+    """Whether a model's engine can have a process of its own here, tried with one."""
+
+    problem: str | None
+    """Why it cannot; `None` where it can."""
+    seconds: float = 0.0
+    """How long that took to be ready, with nothing to load."""
+    memory: MemoryBound = None
+    """What `process_opts.memory_bytes` would bound: `"cgroup"`: all that it takes; `"private data"`: where no cgroup
+    can be made; `None`: nothing here can bound it."""
+    cpus: int = 0
+    """CPUs that `process_opts.cpus` may choose among."""
+    nice: bool = False
+    """Whether `process_opts.nice` can be set."""

@@ -64,6 +64,8 @@ class Stats(Result, frozen=True, kw_only=True):
     """Why nothing, or not more, was reused; `None` for a full hit."""
     parks: int = 0
     """How often it was parked: taken out of its cells for others, and put back."""
+    crashes: int = 0
+    """How often its engine ended while it was open, and it went on in the next one."""
 
 
 class TopLogprob(Result, frozen=True, gc=False):

@@ -24,6 +24,8 @@ class ModelCounters(Result, frozen=True, kw_only=True):
     """Requests that ended with an error: one of their own, or a crash of the model."""
     refused: int
     """Requests that got `QueueFull` or `SessionBusy`."""
+    continued: int
+    """How often a request, or a call for embeddings, went on after a crash of what computed it."""
     prompt_tokens: int
     """Tokens of the prompts of finished requests, whether they were computed or not."""
     reused_tokens: int
@@ -64,7 +66,7 @@ class ModelCounters(Result, frozen=True, kw_only=True):
     load_seconds: float
     """Seconds that all these loads took."""
     restarts: int
-    """How often it crashed, and its supervisor was asked for another."""
+    """How often its supervisor has begun it again after a crash."""
 
     waiting: int
     """Now: requests that have not begun."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from erllama_py.errors.crash import CrashReport
 from erllama_py.options.model import ModelConfig, RowReason
 from erllama_py.results.completion import CacheHitKind
 from erllama_py.results.plain import Result
@@ -219,7 +220,13 @@ class ModelInfo(Result, frozen=True, kw_only=True):
     load_seconds: float
     """How long the last load took."""
     restarts: int
-    """How often it came back after a crash."""
+    """How often its supervisor has begun it again after a crash: the one after which it is given up does not count."""
+    pid: int | None = None
+    """The process that its engine runs in: this one, or one of its own. `None` while there is no engine."""
+    spare_pid: int | None = None
+    """The process that stands ready for after a crash; `None` where there is none, or it is not ready yet."""
+    last_crash: CrashReport | None = None
+    """What is known of its last crash; `None` before the first."""
     config: ModelConfig
     """The configuration, checked and complete."""
 

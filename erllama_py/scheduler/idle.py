@@ -115,7 +115,9 @@ def end_session(state: State, session: SessionKey) -> tuple[State, list[Effect]]
             state = with_slot(state, changed(slot, session_id=None))
     for one in (*state.placed.values(), *state.parked.values(), *state.queue.of_session(session)):
         if one.core.request.session == session:
-            one = changed(one, core=changed(one.core, request=changed(one.core.request, session_id=None)))
+            core = changed(one.core, request=changed(one.core.request, session_id=None))
+            whole = None if core.whole is None else changed(core.whole, session_id=None)
+            one = changed(one, core=changed(core, whole=whole))
             if one.begun is not None:
                 one = changed(one, begun=changed(one.begun, sought=changed(one.begun.sought, session_id=None)))
             state = with_request(state, one)

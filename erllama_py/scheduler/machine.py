@@ -19,7 +19,6 @@ from erllama_py.scheduler.preempt import next_turn
 from erllama_py.scheduler.scheduling import schedule, then_schedule
 from erllama_py.scheduler.sharing import leader_gone
 from erllama_py.scheduler.stages import (
-    Core,
     Following,
     Looking,
     Parked,
@@ -29,7 +28,7 @@ from erllama_py.scheduler.stages import (
     Working,
     is_leaving,
 )
-from erllama_py.scheduler.starting import cancelled_outline, found, leave_start, outline, row_read
+from erllama_py.scheduler.starting import cancelled_outline, core_of, found, leave_start, outline, row_read
 from erllama_py.scheduler.state import State, changed, with_request, without_request
 
 
@@ -68,6 +67,8 @@ def transition(state: State, event: Message, now: float) -> tuple[State, list[Ef
             return state, [messages.Crash(None)]
         case messages.InjectFault("thread"):
             return state, [messages.SendJob(Fault("thread"))]
+        case messages.InjectFault("assertion"):
+            return state, [messages.SendJob(Fault("assertion"))]
         case messages.InjectFault():
             return state, [messages.SendJob(Fault("decode"))]
         case _ as never:
@@ -82,16 +83,17 @@ def next_look(state: State, now: float) -> float | None:
 
 def _submit(state: State, event: messages.Submit, now: float) -> tuple[State, list[Effect]]:
     request, mine = event.request, event.request.session
-    if mine is not None and not request.session_wait:
+    again = request.again or request.drawn is not None
+    if mine is not None and not (request.session_wait or again):
         # One that was cancelled is as good as over, and its caller cannot wait for the rest of it.
         placed = (one for one in (*state.placed.values(), *state.parked.values()) if one.core.request.session == mine)
         if any(not is_leaving(one) for one in placed) or any(state.queue.of_session(mine)):
             return state, [messages.Refuse(request)]
-    waiting, pending = Waiting(Core(request, event.feed is not None)), state.pending
+    waiting, pending = Waiting(core_of(request, event.feed is not None, state.limits)), state.pending
     after, effects = schedule(with_request(state, waiting), now)
     # A request waiting for its own session may leave sequences free, so this one is too many only if it, or one that it
     # displaces, has to queue.
-    if after.pending <= max(pending, state.limits.max_pending):
+    if again or after.pending <= max(pending, state.limits.max_pending):
         return after, effects
     if not request.queue_wait:
         return state, [messages.Refuse(request, pending)]
@@ -140,6 +142,8 @@ def _end_thinking(state: State, request_id: int) -> tuple[State, list[Effect]]:
     if one.begun is not None:  # only the engine knows what it is in
         return state, [messages.SendJob(EndThinking(request_id))]
     request = changed(one.core.request, markers=changed(markers, ended=markers.begins == "thinking"))
+    if (drawn := request.drawn) is not None:  # again only the engine knows it
+        request = changed(one.core.request, drawn=changed(drawn, end_thinking=True))
     return with_request(state, changed(one, core=changed(one.core, request=request))), []
 
 
@@ -151,6 +155,16 @@ def cut_short(state: State, request_id: int, now: float) -> messages.Complete | 
     starting = one if isinstance(one, Following | Looking | Restoring) else None
     said = cancelled_outline(one.core, starting, now) if one.begun is None else outline(one.begun)
     return messages.Complete(one.core.request, said, None, one.core.started_at, None)
+
+
+def earlier(state: State, request_id: int) -> messages.Earlier | None:
+    """How a request began, for its next life: its engine has ended. None where it had not begun, in no life."""
+    one = state.find(request_id)
+    if one is None:
+        return None
+    if one.begun is None:
+        return one.core.request.earlier
+    return messages.Earlier(outline(one.begun), one.core.started_at, one.begun.captured_to)
 
 
 def _save_all(state: State, event: messages.SaveAll, now: float) -> tuple[State, list[Effect]]:

@@ -16,12 +16,14 @@ from erllama_py.cache.keys import Identity
 from erllama_py.cache.messages import Hit, Located, RowBytes, SaveLost
 from erllama_py.cache.policy import KeepFor
 from erllama_py.chat.segments import Markers
+from erllama_py.engine.drawn import Drawn, Draws
 from erllama_py.engine.failure import Failure
 from erllama_py.engine.jobs import NOTHING_MORE, Captured, CapturePlan, Finished, Job, Outcome, Report
 from erllama_py.options.sampling import Sampling
 from erllama_py.results import CacheHit, EngineEvent
+from erllama_py.scheduler.transcript import Transcript
 
-FaultPlace = Literal["actor", "thread", "decode"]
+FaultPlace = Literal["actor", "thread", "decode", "assertion"]
 Feed = Callable[[EngineEvent], Any]  # where the events of a stream go, on the loop
 PREFIX = "model:"
 SessionKey = tuple[Identity, str]  # the same id under another salt is another session
@@ -61,6 +63,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     keeps: tuple[KeepFor, ...] = ()  # what of it is not evicted for a time
     lasting: int | None = None
     """How many of its tokens others may find when it is over, in cells or in rows; None: all of them."""
+    again: bool = False
+    """Whether it was let in before, and its engine has ended: it is not refused for want of room, nor for its session.
+    """
+    drawn: Drawn | None = None
+    """What was drawn of its reply then: it goes on from there, and its stream is told nothing again. There is no
+    `Progress` any more, since the stream has begun."""
+    earlier: Earlier | None = None
+    """How it began then, see `machine.earlier`: that is what its answer tells, not how it goes on."""
 
     @property
     def n_tokens(self) -> int:
@@ -72,13 +82,24 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return session_key(self.identity, self.session_id)
 
 
+class Earlier(msgspec.Struct, frozen=True):
+    """How a request began in an engine that has ended, when it was given its first sequence, and up to where its cells
+    were copied out."""
+
+    outline: Outline
+    started_at: float | None
+    captured_to: int = 0
+
+
 class Submit(msgspec.Struct, frozen=True):
     """Serve a request; the reply is a `Completion`. `feed` gets the events of a stream on the way; `spend` is told how
-    many tokens were computed and generated, once the engine has said so, be there a caller or not."""
+    many tokens were computed and generated, once the engine has said so, be there a caller or not. What comes goes into
+    `transcript`, which has the same feed."""
 
     request: Request
     feed: Feed | None = None
     spend: Callable[[int], object] | None = None
+    transcript: Transcript | None = None
 
 
 class CancelRequest(msgspec.Struct, frozen=True):
@@ -166,10 +187,12 @@ class SendJob(msgspec.Struct, frozen=True):
 
 
 class Emit(msgspec.Struct, frozen=True):
-    """Give a stream its next event."""
+    """Give a stream its next event. `draws` comes with the last event of those that came together, and says where the
+    reply stands after it."""
 
     request_id: int
     event: EngineEvent
+    draws: Draws | None = None
 
 
 class LookUp(msgspec.Struct, frozen=True):

@@ -27,9 +27,9 @@ from erllama_py.scheduler.messages import (
 )
 from erllama_py.scheduler.reuse import can_shorten
 from erllama_py.scheduler.scheduling import schedule, then_schedule
-from erllama_py.scheduler.sharing import SAVE_WAIT, forked, leader_gone, row_saved
-from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working, sought
-from erllama_py.scheduler.starting import COLD, is_back, outline, restored
+from erllama_py.scheduler.sharing import forked, leader_gone, row_saved
+from erllama_py.scheduler.stages import Open, Parked, Parking, Waiting, Working, comes_back, sought
+from erllama_py.scheduler.starting import COLD, SAVE_WAIT, is_back, outline, restored
 from erllama_py.scheduler.state import (
     State,
     changed,
@@ -95,15 +95,17 @@ def texts_of(batch: Sequence[jobs.Outcome]) -> list[Emit] | None:
 
 def emitted(text: jobs.Text) -> list[Emit]:
     """The events of new text. What a call is, only the caller's side knows."""
+    request_id, draws = text.request_id, text.draws
     if text.kind == "text":
-        return [Emit(text.request_id, TextDelta(text.text, text.token_ids, text.logprobs))]
+        return [Emit(request_id, TextDelta(text.text, text.token_ids, text.logprobs), draws)]
     if text.kind == "call":
-        return [Emit(text.request_id, CallText(text.text, text.token_ids, text.logprobs, text.closed))]
+        return [Emit(request_id, CallText(text.text, text.token_ids, text.logprobs, text.closed), draws)]
     events: list[Emit] = []
     if text.text or text.token_ids:
-        events.append(Emit(text.request_id, ThinkingDelta(text.text, text.token_ids, text.logprobs)))
+        delta = ThinkingDelta(text.text, text.token_ids, text.logprobs)
+        events.append(Emit(request_id, delta, None if text.closed else draws))
     if text.closed:
-        events.append(Emit(text.request_id, ThinkingEnd()))
+        events.append(Emit(request_id, ThinkingEnd(), draws))
     return events
 
 
@@ -117,10 +119,11 @@ def _prefilled(state: State, request_id: int, done: int, total: int, now: float)
     if one is None:
         return state, []
     if done == total:
-        if isinstance(one, Working) and one.begun.parks == 0 and one.back_at is None:
+        if isinstance(one, Working) and not comes_back(one) and one.back_at is None:
             one = is_back(one, now)
         state = with_request(state, changed(one, begun=changed(one.begun, prefilled=True)))
-    return state, [Emit(request_id, Progress(done, total))]
+    # A stream that has begun to hear a reply is not told of its prompt again.
+    return state, [Emit(request_id, Progress(done, total))] if one.core.request.drawn is None else []
 
 
 def _resumed(state: State, request_id: int, now: float) -> tuple[State, list[Effect]]:

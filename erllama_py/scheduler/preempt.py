@@ -28,6 +28,7 @@ from erllama_py.scheduler.stages import (
     Restoring,
     Waiting,
     Working,
+    comes_back,
     queue_rank,
     rank,
     sought,
@@ -143,7 +144,7 @@ def gives_way(state: State, growing: Working, working: Sequence[Working], now: f
 
 def _comes_back(working: Working) -> bool:
     """Whether a request that was parked has yet to advance, and has the cells to do so."""
-    if working.begun.parks == 0 or working.back_at is not None:
+    if not comes_back(working) or working.back_at is not None:
         return False
     return working.allocation.limit >= sought(working).n_tokens
 

@@ -14,11 +14,8 @@ from erllama_py.scheduler.cells import written
 from erllama_py.scheduler.messages import Effect, LookUp, SendJob
 from erllama_py.scheduler.placing import LEAST_SHARED, shared
 from erllama_py.scheduler.stages import Following, Looking, Open, Parking, Share, Working, leader_of, sought
-from erllama_py.scheduler.starting import fork_job, start
+from erllama_py.scheduler.starting import SAVE_WAIT, fork_job, start
 from erllama_py.scheduler.state import State, changed, slot_of, with_request, with_slot
-
-# Seconds that a request waits for a pending save of its beginning before it computes that again.
-SAVE_WAIT = 10.0
 
 
 def follow(state: State, looking: Looking, source: int, share: Share) -> tuple[State, list[Effect]]:

@@ -31,6 +31,7 @@ class Core(msgspec.Struct, frozen=True):
     restored_bytes: int = 0
     logits: bytes | None = None  # at the prompt's end
     rows: tuple[Located, ...] = ()  # that its sequence began with
+    whole: Request | None = None  # with what was drawn of its reply in an earlier life, as if that were its prompt
     lost_from: int = NOTHING_LOST  # what was copied out from there on was not stored
 
 
@@ -148,8 +149,13 @@ Open = Queued | Placed
 
 
 def sought(one: Open) -> Request:
-    """What its sequence is to begin with: the prompt, or all that it had when it was parked."""
-    return one.core.request if one.begun is None else one.begun.sought
+    """What its sequence is to begin with: the prompt, or all that it had when it was parked, or in an earlier life."""
+    return one.begun.sought if one.begun is not None else one.core.whole or one.core.request
+
+
+def comes_back(one: Working) -> bool:
+    """Whether it has to come to where it was, when it was parked or in an earlier life: then it is back."""
+    return one.begun.parks > 0 or one.core.request.drawn is not None
 
 
 def is_leaving(one: Open) -> bool:

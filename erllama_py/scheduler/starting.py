@@ -9,6 +9,7 @@ does a row whose time shows that computing the rest takes less than putting it b
 
 from __future__ import annotations
 
+from erllama_py.cache.keys import TOKEN_BYTES, pack_tokens, prefix_keys
 from erllama_py.cache.messages import Hit
 from erllama_py.cache.policy import row_start
 from erllama_py.engine.jobs import CapturePlan, Drop, Fork, Generate, Restore, Restored, Resume
@@ -16,7 +17,17 @@ from erllama_py.engine.rates import may_try
 from erllama_py.results import CacheHit, CacheHitKind
 from erllama_py.scheduler.cells import Pieces, Slot, count, grown, written
 from erllama_py.scheduler.idle import evict
-from erllama_py.scheduler.messages import Effect, EndLookUp, Found, Outline, ReadRows, RowRead, RowTaken, SendJob
+from erllama_py.scheduler.messages import (
+    Effect,
+    EndLookUp,
+    Found,
+    Outline,
+    ReadRows,
+    Request,
+    RowRead,
+    RowTaken,
+    SendJob,
+)
 from erllama_py.scheduler.reuse import NOT_WORTH, Start, choose_start, pays
 from erllama_py.scheduler.stages import (
     NOTHING_LOST,
@@ -28,13 +39,43 @@ from erllama_py.scheduler.stages import (
     Share,
     Starting,
     Working,
+    comes_back,
     most_kept,
     sought,
 )
-from erllama_py.scheduler.state import State, changed, idle_after, slot_of, with_request, with_slot, without_request
+from erllama_py.scheduler.state import (
+    Limits,
+    State,
+    changed,
+    idle_after,
+    slot_of,
+    with_request,
+    with_slot,
+    without_request,
+)
 
 COLD = CacheHit("cold", 0)
+# Seconds that a request waits for a pending save of its beginning before it computes that again.
+SAVE_WAIT = 10.0
 WHOLE = "prompt_logprobs has all of the prompt computed"
+
+
+def core_of(request: Request, stream: bool, limits: Limits) -> Core:
+    """A request that was asked for just now, or that an engine had before which has ended."""
+    core, earlier = Core(request, stream), request.earlier
+    if earlier is not None:
+        core = changed(core, started_at=earlier.started_at)
+    if request.drawn is None and earlier is None:
+        return core
+    # On a grid what was drawn is not saved, nor to be found in others' prompts.
+    drawn = [] if request.drawn is None or limits.grid is not None else request.drawn.token_ids
+    packed = request.packed + pack_tokens(drawn)
+    saved = 0 if earlier is None else min(earlier.captured_to, len(packed) // TOKEN_BYTES)
+    saved_key, key = prefix_keys(request.identity, packed, (saved, len(packed) // TOKEN_BYTES))
+    whole = changed(request, tokens=[*request.tokens, *drawn], packed=packed, key=key)
+    if saved:  # rows of it may still be on their way to a tier
+        whole = changed(whole, parent_key=saved_key, wait_seconds=max(request.wait_seconds, SAVE_WAIT))
+    return changed(core, whole=whole)
 
 
 def found(state: State, event: Found, now: float) -> tuple[State, list[Effect]]:
@@ -89,7 +130,8 @@ def start(state: State, looking: Looking, event: Found, now: float) -> tuple[Sta
     """Begin with the best of what the sequence holds and what the cache has."""
     slot, limits, first = slot_of(state, looking), state.limits, looking.begun is None
     prompt, most = sought(looking), most_kept(looking)
-    logits = event.logits is not None if first else None
+    kept = None if looking.core.request.drawn is not None else event.logits  # those that are kept are of prompts
+    logits = kept is not None if first and looking.core.request.drawn is None else None
 
     def choose(hit: Hit | None) -> tuple[Start, State, bool]:
         """A start, the state with the cells that it takes, and whether there are as many."""
@@ -113,7 +155,7 @@ def start(state: State, looking: Looking, event: Found, now: float) -> tuple[Sta
     if start.rows and not fits:
         start, after, _ = choose(None)
     restoring = Restoring(
-        changed(looking.core, logits=looking.core.logits or event.logits), looking.begun, looking.allocation,
+        changed(looking.core, logits=looking.core.logits or kept), looking.begun, looking.allocation,
         looking.since, looking.saved_by_leader, now, event.hit, start, reading=bool(start.rows),
     )  # fmt: skip
     if not start.rows:
@@ -196,21 +238,32 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
             request_id=request.id, seq_id=slot.seq_id, tokens=request.tokens, keep=hit.prefix_len,
             limit=allocation.limit, max_new_tokens=request.max_new_tokens, sampling=request.sampling,
             stop_sequences=request.stop_sequences, report=request.report, markers=request.markers,
-            stream=core.stream, priority=request.priority,
+            stream=core.stream, priority=request.priority, drawn=request.drawn,
             saves=_plan(request.plan, saved_to, restoring.hit), logits=core.logits if by_logits else None,
-            keep_logits=not by_logits and state.limits.grid is None and request.lasting is None,
-            reproducible=state.limits.grid is not None,
+            keep_logits=not by_logits and state.limits.grid is None and request.lasting is None and not request.drawn,
+            reproducible=state.limits.grid is not None, retrace=len(state.placed) == 1 and not state.pending,
         )  # fmt: skip
         ends = (*(row.meta.end for row in core.rows), saved_to)
-        begun = Begun(_outline_of(restoring, hit, now), request, captured_to=saved_to, row_ends=ends)
+        begun = _begun(restoring, hit, saved_to, ends, now)
         core = changed(core, request=request, lost_from=NOTHING_LOST)
         working = Working(core, begun, allocation, restoring.since)
-        if request.plan is not None:  # else parking loses its prompt: the turn begins after that
+        # Without saves parking loses its prompt: the turn begins after that.
+        if request.plan is not None and not comes_back(working):
             working = is_back(working, now)
     state = changed(with_request(state, working), last_hit=hit)
     # What is computed now, the engine shares with the followers once it is there.
     forks = [fork_job(one, slot.seq_id, share.end) for one, share in _followers(state, request.id)]
     return state, [ended, SendJob(job), *forks]
+
+
+def _begun(restoring: Restoring, hit: CacheHit, saved_to: int, row_ends: tuple[int, ...], now: float) -> Begun:
+    """The engine begins with a request: the first one that does, or the next after an earlier life."""
+    request = restoring.core.request
+    if (earlier := request.earlier) is not None:
+        out = earlier.outline
+        return Begun(out, sought(restoring), saved_to, row_ends, created=out.created, kept=out.kept)
+    out = _outline_of(restoring, changed(hit, prefix_len=min(hit.prefix_len, request.n_tokens)), now)
+    return Begun(out, sought(restoring), saved_to, row_ends)
 
 
 def _reached(restoring: Restoring) -> tuple[CacheHit, bool, int]:
@@ -308,4 +361,5 @@ def _outline(core: Core, found_at: float, now: float) -> Outline:
 
 def outline(begun: Begun) -> Outline:
     """How a request began, and what was saved of it; parks are counted, but not how it resumed."""
-    return changed(begun.outline, created=begun.created, kept=begun.kept, parks=begun.parks)
+    parks = begun.outline.parks + begun.parks  # those of an earlier life, and of this one
+    return changed(begun.outline, created=begun.created, kept=begun.kept, parks=parks)

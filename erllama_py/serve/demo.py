@@ -1,4 +1,5 @@
-"""`erllama demo`: a real model answers, answers from warm cells, crashes, comes back, and is warm after a restart.
+"""`erllama demo`: a real model answers, answers from warm cells, crashes in an answer that goes on, and is warm after a
+restart.
 
 Written with the public API alone; it is meant to be copied from.
 """
@@ -7,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +34,8 @@ FOLLOW_UP = "And what is the moon?"
 ANOTHER = "Why is the sky blue?"
 DISTANCE = "How far away is the moon?"
 RECORD = "Write a short record of the moon, as JSON."
+ISOLATION: Literal["thread", "process"] = "process" if sys.platform == "linux" else "thread"
+PIECES = 8  # of an answer, before it crashes
 
 
 @dataclasses.dataclass
@@ -81,6 +87,7 @@ async def demo(model_path: Path) -> None:
         tiers = {"demo_disk": erllama.DiskTier(folder, quota_bytes=1 << 30)}
         config: erllama.ModelConfigDict = {
             "model_path": model_path, "context_opts": {"n_ctx": 4096}, "tier": "disk", "tier_srv": "demo_disk",
+            "isolation": ISOLATION,
         }  # fmt: skip
         async with erllama.Runtime(tiers=tiers) as runtime:
             await first_life(runtime, config)
@@ -89,7 +96,7 @@ async def demo(model_path: Path) -> None:
 
 
 async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) -> None:
-    """Cold, warm, a crash, and the supervision tree."""
+    """Cold, warm, a crash that costs a pause, and the supervision tree."""
     print(f"Loading {Path(config['model_path'] or '').name}")
     model = await runtime.load_model("demo", config, on_progress=bar)
     info = model.info
@@ -110,22 +117,45 @@ async def first_life(runtime: erllama.Runtime, config: erllama.ModelConfigDict) 
     await answer_typed(model)
     await call_a_tool(model)
 
-    print("\nNow the model's actor crashes, in the middle of an answer:")
-    try:
-        async with model.stream_chat(messages, temperature=0.0) as events:
-            async for event in events:
-                if isinstance(event, erllama.TextDelta):
-                    print(f"  {event.text.strip()} …", end="")
-                    model.inject_fault("actor")
-    except erllama.ModelCrashed as crash:
-        print(f"\n  ModelCrashed: {crash}")
-
-    print("Asking again; the call waits until the supervisor has brought the model back:")
-    report("after the restart", await ask(model, messages))
-
+    survived = await survive(model, messages)
+    if survived.reply == warm.reply:
+        print("  Word for word, it is the answer from before.")
     print(f"\nThe supervision tree:\n{runtime.tree()}")
     await runtime.unload(model)
     print("\nUnloaded; the memory is free.")
+
+
+async def survive(model: erllama.Model, messages: list[dict[str, str]]) -> erllama.Completion:
+    """What the engine runs in ends in the middle of an answer. The stream pauses until the supervisor has brought the
+    model back, and goes on."""
+    pid = model.info.pid
+    what = "the engine's thread fails" if pid == os.getpid() else f"process {pid}, which runs the engine, gets SIGSEGV"
+    print(f"\nNow {what}, in the middle of the answer:")
+    pieces, last, pause = 0, time.perf_counter(), 0.0
+    async with model.stream_chat(messages, response_tokens=60, temperature=0.0, repetition_penalty=1.1) as events:
+        async for event in events:
+            match event:
+                case erllama.TextDelta(text):
+                    pieces, before, last = pieces + 1, last, time.perf_counter()
+                    pause = max(pause, last - before) if pieces > PIECES else 0.0
+                    print(text, end="", flush=True)
+                    if pieces == PIECES:
+                        print(" [crash] ", end="", flush=True)
+                        crash(model)
+                case erllama.Done(completion):
+                    print(f"\n  [it went on after {pause:.1f} s; what has ended it: {model.info.last_crash}]")
+                    report("with a crash in its middle", completion)
+                    return completion
+    raise AssertionError("a stream ends with Done")
+
+
+def crash(model: erllama.Model) -> None:
+    """As native code may: where the engine has a process of its own, that ends."""
+    pid = model.info.pid
+    if pid is None or pid == os.getpid():
+        model.inject_fault("thread")
+    else:
+        os.kill(pid, signal.SIGSEGV)
 
 
 async def answer_typed(model: erllama.Model) -> None:

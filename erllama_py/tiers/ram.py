@@ -7,11 +7,10 @@ once the row is deleted and the last such view is gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy
-import numpy.typing
 
+from erllama_py import shared_memory
 from erllama_py.actors import Exit, Threads
 from erllama_py.errors import RowUnavailable, TierFull
 from erllama_py.options.tiers import RamTier as RamSpec
@@ -73,7 +72,8 @@ class RamTier(TierActor):
 
 
 def _copy(payload: memoryview) -> memoryview:
-    """A copy of its own, read-only; the interpreter's lock is free meanwhile."""
-    copy: numpy.typing.NDArray[Any] = numpy.empty(payload.nbytes, numpy.uint8)
+    """A copy of its own, read-only, where engines in other processes can read it; the interpreter's lock is free
+    meanwhile."""
+    copy = shared_memory.allocate(payload.nbytes)
     numpy.copyto(copy, numpy.frombuffer(payload, numpy.uint8))
     return copy.data.toreadonly()

@@ -43,6 +43,11 @@ def get_logger(name: str = NAME, /, **context: Any) -> structlog.stdlib.BoundLog
     return cast(structlog.stdlib.BoundLogger, logger)
 
 
+def note_error(line: str) -> None:
+    """Of llama.cpp, before it is known whether it is to be logged: a process that may end with it keeps it, for the
+    report of that. Not this one."""
+
+
 def _to_record(logger: Any, name: str, event_dict: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
     """Arguments of the standard library's logging call. The key-values go below one attribute of the record: spread
     over it, a key such as `name` or `module` would clash with the record's own and raise."""

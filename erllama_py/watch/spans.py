@@ -79,6 +79,7 @@ def of_completion(completion: Completion, model_id: str, *, streams: bool) -> At
         "erllama.prefill_tokens": stats.prefill_tokens,
         "erllama.decodes": stats.decodes,
         "erllama.parks": stats.parks,
+        "erllama.crashes": max(one.stats.crashes for one in replies),
     }
     if stats.tier is not None:
         found["erllama.cache.tier"] = stats.tier

@@ -130,3 +130,18 @@ async def test_repr_shows_the_state() -> None:
     assert repr(reply) == "<Reply of 'callee' open>"
     reply.send(1)
     assert repr(reply) == "<Reply of 'callee' settled>"
+
+
+async def test_who_listens_is_told_of_the_end_of_a_reply_that_was_abandoned() -> None:
+    """It stays among those that the callee's end fails; one that nobody listens to does not."""
+    among: dict[Reply[int], None] = {}
+    told: list[str] = []
+    heard, unheard = Reply[int]("callee", None, among), Reply[int]("callee", None, among)
+    among |= {heard: None, unheard: None}
+    heard.on_settled(lambda: told.append("settled"))
+    for reply in (heard, unheard):
+        reply.abandon()
+    assert list(among) == [heard]
+    assert not heard.fail(ActorError("it has ended"))
+    assert told == ["settled"]
+    assert not among

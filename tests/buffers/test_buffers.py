@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from erllama_py import shared_memory
 from erllama_py.buffers import GRAIN, BufferPool
 
 
@@ -54,7 +56,7 @@ def test_where_the_system_has_no_memory_nothing_is_lent(monkeypatch: pytest.Monk
 
     pool = BufferPool(3 * GRAIN)
     with monkeypatch.context() as system:
-        system.setattr(numpy, "empty", full)
+        system.setattr(shared_memory, "allocate", full)
         assert pool.take(GRAIN) is None
         pool.warm(2, GRAIN)
     assert pool.leased == 0
@@ -239,3 +241,16 @@ def test_threads_never_share_a_block() -> None:
     passed_on.clear()
     assert problems == []
     assert pool.leased == 0
+
+
+def test_a_pool_that_is_over_holds_no_descriptor() -> None:
+    """Somebody may refer to it for long; what is leased comes back all the same."""
+    pool = BufferPool(8 * GRAIN)
+    ledger, view = pool.share(), taken(pool, 3)
+    os.fstat(ledger.fd)
+    pool.close()
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(ledger.fd)
+    del view
+    assert pool.leased == 0
+    assert "0 MiB leased, 0 held" in repr(pool)

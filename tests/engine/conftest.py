@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from helpers.backends import MEMORY, Subject, make_subject
+from helpers.draws import Draws
 from helpers.fingerprints import CONTENT
-from helpers.tiny_gguf import KINDS
+from helpers.tiny_gguf import KINDS, tiny_gguf
+from helpers.ways_to_draw import SIZES
 
-from erllama_py.engine.backend import Backend
+from erllama_py.engine.backend import Backend, ModelFacts
+from erllama_py.engine.llama.native import Library, library
+from erllama_py.engine.llama.weights import load_model
 from erllama_py.options.model import ModelConfig
 from erllama_py.serve.models import fetch
 
@@ -78,3 +82,28 @@ def model(tmp_path: Path) -> Path:
 def memory(tmp_path: Path) -> Path:
     """The folder of remembered fingerprints; it does not exist yet."""
     return tmp_path / "home" / "fingerprints"
+
+
+@pytest.fixture(scope="module")
+def words(models: Path, configure: Callable[..., ModelConfig]) -> Iterator[Any]:
+    """The `llama_vocab *` of a tiny model."""
+    lib, path = library(), tiny_gguf("dense", models)
+    model = load_model(lib, str(path), configure(path, model_opts={"vocab_only": True}), "tiny", lambda _: True)
+    yield lib.c.llama_model_get_vocab(model)
+    lib.c.llama_model_free(model)
+
+
+@pytest.fixture(scope="module")
+def draws(words: Any) -> dict[int, Draws]:
+    """By the size of the vocabulary."""
+    lib: Library = library()
+    return {n_vocab: Draws(lib, n_vocab, words) for n_vocab in SIZES}
+
+
+@pytest.fixture(scope="module")
+def engine(subject: Subject) -> Iterator[tuple[Backend, ModelFacts]]:
+    """A loaded backend, emptied for each life."""
+    backend = subject[2]()
+    facts = backend.load(lambda _done: True)
+    yield backend, facts
+    backend.close()

@@ -15,12 +15,13 @@ from helpers.project import TOP
 from helpers.spoilt_gguf import UNKNOWN, spoilt_gguf
 from helpers.tiny_gguf import tiny_gguf
 
-from erllama_py.engine.children import spawn
+from erllama_py.engine.children import probe_file, spawn
 from erllama_py.engine.children.codes import DONE, REFUSED
 from erllama_py.engine.children.ended import Ended, how_ended, last_words
 from erllama_py.engine.children.spawn import CannotSpawn, run_child
 from erllama_py.engine.llama.native import package_folder
 from erllama_py.engine.llama.probe import BOUNDS
+from erllama_py.engine.llama.probe_words import passes
 
 GUARD_SECONDS = 30.0
 CONTEXT = {"n_ctx": 256, "n_batch": 64, "n_ubatch": 64, "n_seq_max": 2, "kv_unified": True}
@@ -30,6 +31,18 @@ def probe(path: Path, **options: Any) -> Ended:
     bounds = {"most_bytes": BOUNDS.memory, "text_seconds": BOUNDS.text_seconds}
     given = {"folder": str(package_folder()), "path": str(path), "vocab_only": False, "context": CONTEXT, **bounds}
     return run_child("probe_file", given, **{"seconds": GUARD_SECONDS, **options})
+
+
+def test_memory_that_python_has_not_is_memory_that_the_file_takes() -> None:
+    """It is refused for that, and does not count as one that could not be tried."""
+    codes = list[int]()
+
+    def library() -> Any:
+        raise MemoryError
+
+    probe_file._try({}, library, codes.append)
+    assert codes == [REFUSED]
+    assert not passes(Ended("ended", REFUSED, None, ("vocabulary",), "MemoryError()", 0.1))
 
 
 @pytest.fixture
@@ -153,6 +166,8 @@ def test_an_application_is_never_started_again(monkeypatch: pytest.MonkeyPatch) 
         (-6, ["done 0"], "crashed"),
         (None, [], "crashed"),
         (1, [], "failed"),
+        (1, ["done 1"], "failed"),
+        (0, ["done 1"], "failed"),
         (2, ["done 0"], "failed"),
     ],
 )

@@ -12,7 +12,7 @@ from helpers.machine import Machine
 from helpers.worker import bench, prompt
 
 from erllama_py.cpus import ThreadChoice
-from erllama_py.engine import thread
+from erllama_py.engine import run
 from erllama_py.engine.compute_threads import MANY, PROCESS, ComputeThreads, CpuShare
 from erllama_py.engine.cpu_watch import WATCH_SECONDS
 from erllama_py.engine.stub import StubBackend
@@ -213,7 +213,7 @@ async def test_an_engine_without_work_leaves_the_cpus_to_others() -> None:
 @pytest.mark.anyio
 async def test_a_part_of_the_cpus_is_kept_from_one_request_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else another engine would begin a long decode with all of them."""
-    monkeypatch.setattr(thread, "LULL_SECONDS", 60.0)
+    monkeypatch.setattr(run, "LULL_SECONDS", 60.0)
     backend = resting()
     async with engine(backend, threads=TWO) as driver:
         for request_id in range(1, 4):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.leftovers import open_files
 
 from erllama_py.engine.cpu_watch import CpuTimes, CpuWatch, _Files
 
@@ -102,10 +103,10 @@ def test_a_folder_of_many_names_is_listed_whole(tmp_path: Path) -> None:
 def test_a_look_leaves_no_file_open(tmp_path: Path) -> None:
     """Nor one that fails."""
     kernel(tmp_path, {1: 0})
-    watch, before = CpuWatch({0}, tmp_path), len(os.listdir("/proc/self/fd"))
+    watch, before = CpuWatch({0}, tmp_path), open_files()
     for gone in (False, True):
         if gone:
             (tmp_path / "proc/self/task/1/schedstat").unlink()
             (tmp_path / "proc/stat").unlink()
         assert (watch.read() is None) is gone
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_files() - before

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from helpers.engine import generate
 from helpers.worker import Bench
+from hypothesis import given
+from hypothesis import strategies as st
 
 from erllama_py.engine.backend import BackendFailure, DecodeStatus, MemoryKind, Slice
-from erllama_py.engine.decoding import Decoder, Part, Result
+from erllama_py.engine.decoding import Decoder, Part, Result, still_counts
 from erllama_py.engine.heartbeat import Heart
 from erllama_py.engine.sequence import Running
 
@@ -50,6 +52,11 @@ class Table:
 
     def numbers(self, parts: Sequence[Part]) -> list[int]:
         return [part.running.seq_id for part in parts]
+
+
+def cells(table: Table, seq_id: int) -> bytes:
+    """What a sequence holds of its ten tokens."""
+    return bytes(table.backend.capture(seq_id, 0, 10, lambda size: memoryview(bytearray(size))) or b"")
 
 
 def fails_with(*sequences: int) -> Script:
@@ -150,6 +157,67 @@ def test_what_an_aborted_decode_has_done_counts_where_it_can(memory: MemoryKind,
     assert table.backend.positions(0)[1] == left - 1
 
 
+@pytest.mark.parametrize(("memory", "again"), [("full", [6, 4, 4]), ("recurrent", [6, 10, 10])])
+def test_what_a_failed_decode_has_written_is_computed_again(memory: MemoryKind, again: list[int]) -> None:
+    """Whole micro-batches of it may be in the cells: nobody knows what is in them."""
+
+    def script(slices: Sequence[Slice]) -> DecodeStatus:
+        if len(slices) > 1 and table.settled:
+            for part in slices:
+                table.backend._cells.append(Slice(part.seq_id, part.start, [9] * 3, False))
+            raise BackendFailure("broken")
+        return DecodeStatus.DONE
+
+    table = Table(2, script, memory)
+    table.parts = [Part(part.running, 6) for part in table.parts]
+    table.decode()
+    table.parts = [Part(part.running, 4) for part in table.parts]
+    assert not table.decode().failed
+    assert [tried[0] for tried in table.tried] == [again[0], 4, *again[1:]]
+    assert [part.running.position for part in table.parts] == [10, 10]
+    undisturbed = Table(2, fails_with(), memory)
+    undisturbed.decode()
+    assert [cells(table, n) for n in range(2)] == [cells(undisturbed, n) for n in range(2)]
+
+
+def test_what_cannot_be_cut_back_is_computed_from_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window has moved on with the decode that failed."""
+
+    def script(slices: Sequence[Slice]) -> DecodeStatus:
+        if len(slices) > 1 and table.settled:
+            raise BackendFailure("broken")
+        return DecodeStatus.DONE
+
+    table = Table(2, script)
+    table.parts = [Part(part.running, 6) for part in table.parts]
+    table.decode()
+    remove = table.backend.remove
+    monkeypatch.setattr(table.backend, "remove", lambda seq_id, start, end: not start and remove(seq_id, start, end))
+    table.parts = [Part(part.running, 4) for part in table.parts]
+    assert not table.decode().failed
+    assert table.tried[2:] == [[10], [10]]
+
+
+@given(
+    before=st.integers(0, 50), last=st.integers(-1, 80), most=st.integers(0, 80), failed=st.booleans(),
+    cuttable=st.booleans(),
+)  # fmt: skip
+def test_what_counts_after_a_decode_that_did_not_end(
+    before: int, last: int, most: int, failed: bool, cuttable: bool
+) -> None:
+    """Never more than is there; nothing that a failed decode has written, and nothing of a state that was changed."""
+    counts = still_counts(before, last, most, failed=failed, cuttable=cuttable)
+    assert 0 <= counts <= last + 1
+    if failed:
+        assert counts in (0, before)
+    else:
+        assert counts <= most or not counts
+    if not cuttable:
+        assert counts == 0
+    elif last + 1 >= before and failed:
+        assert counts == before
+
+
 def test_the_last_token_of_an_aborted_decode_is_decoded_again() -> None:
     """All of it is in, but its logits are lost."""
 
@@ -166,6 +234,6 @@ def test_the_last_token_of_an_aborted_decode_is_decoded_again() -> None:
 def test_a_drill_fails_the_next_decode() -> None:
     """Whoever takes part in it."""
     table = Table(2, fails_with())
-    table.decoder.fail = True
+    table.decoder.drill = "decode"
     with pytest.raises(BackendFailure, match="told to fail"):
         table.decode()

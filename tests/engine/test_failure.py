@@ -43,7 +43,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         many = st.lists(values(args[0]), max_size=3)
         return many if typing.get_origin(kind) is list else many.map(tuple)
     if typing.get_origin(kind) is dict:
-        return st.none() | st.dictionaries(st.text(), st.integers(0, 9), max_size=3)
+        return st.dictionaries(st.text(), values(args[1]) if args[1] is float else st.integers(0, 9), max_size=3)
     if args:
         return st.one_of([values(arg) for arg in args])
     if kind is int:

@@ -130,14 +130,15 @@ def test_a_stream_has_it_in_one_piece() -> None:
     assert [token for text in texts for token in text.token_ids] == end.token_ids
 
 
-def test_where_log_probabilities_are_wanted_each_token_is_drawn() -> None:
-    """Each has those of the model, whether it was forced or not."""
+def test_where_log_probabilities_are_wanted_it_is_decoded_together_too() -> None:
+    """Each token has those of the model, whether it was forced or not; those at the end are decoded for that."""
     one = bench()
-    one.do(asking(ONE_WAY, report=Report(logprobs=2)))
+    one.do(asking(lark(f'start: "{TEXT[:20]}" /[xy]/ "{TEXT[20:]}"'), report=Report(logprobs=2), stream=True))
     end = finished(one)
-    assert end.text == TEXT
-    assert end.logprobs is not None
-    assert len(end.logprobs) == len(end.token_ids)
+    assert end.text[:20] + end.text[21:] == TEXT
+    assert [told.token_id for told in end.logprobs or ()] == end.token_ids
+    assert one.decodes == [[(0, 10)], [(0, 20)], [(0, len(TEXT) - 20)]]
+    assert [len(text.token_ids) for text in one.of(Text, 1)] == [20, 1 + len(TEXT) - 20]
 
 
 @pytest.mark.parametrize("limit", [10, 11, 12, 20, 40])

@@ -8,7 +8,8 @@ from helpers.worker import bench, prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erllama_py.engine.heartbeat import LEAST_SECONDS, TIMES_SLOWEST, Heart, Pace, observed, patience
+from erllama_py.engine.heartbeat import Heart
+from erllama_py.engine.pace import LEAST_SECONDS, TIMES_SLOWEST, Pace, observed, patience
 
 seconds = st.floats(1e-4, 1e4)
 tokens = st.integers(1, 4096)

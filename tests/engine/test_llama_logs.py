@@ -12,7 +12,7 @@ import pytest
 from helpers.tiny_gguf import broken_gguf, tiny_gguf
 
 from erllama_py.engine.backend import Slice
-from erllama_py.engine.llama import LlamaBackend
+from erllama_py.engine.llama import LlamaBackend, logs
 from erllama_py.engine.llama.logs import LogContext, receive
 from erllama_py.errors import UnsupportedModel
 from erllama_py.options.model import ModelConfig
@@ -67,6 +67,17 @@ def test_contexts_nest_and_threads_do_not_share_them(lines: Lines) -> None:
         thread.start()
         thread.join()
     assert [(text, model) for _, text, model in lines()] == [("1", "inner"), ("2", "outer"), ("3", None)]
+
+
+def test_an_error_is_noted_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is held: the process may end before it is logged, and because of it."""
+    noted: list[str] = []
+    monkeypatch.setattr(logs, "note_error", noted.append)
+    with LogContext("tiny", hold=True):
+        receive(WARN, b"a warning\n", None)
+        receive(ERROR, b"CUDA error: ", None)
+        receive(CONTINUE, b"out of memory\n", None)
+        assert noted == ["CUDA error: out of memory"]
 
 
 def test_held_lines_take_the_level_that_the_outcome_gives_them(lines: Lines) -> None:

@@ -51,3 +51,32 @@ def test_a_call_on_a_stack_of_its_own_gives_what_it_gives() -> None:
         call_on_stack(1 << 20, lambda: 1 // 0)
     with pytest.raises(NoStack, match="no stack of"):
         call_on_stack(1 << 60, lambda: 3)
+
+
+# Begins a thread where there are so many bytes of private data beside its stack.
+BOUNDED = """
+import resource, threading
+from erllama_py.own_data import own_bytes, stack_bytes
+from erllama_py.stacks import begin_thread
+
+most = own_bytes() + stack_bytes() + {beside}
+resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
+ran = threading.Event()
+try:
+    begin_thread(threading.Thread(target=ran.set))
+except RuntimeError as error:
+    print(error)
+else:
+    ran.wait()
+    print("it ran")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound private data so")
+@pytest.mark.parametrize(("beside", "says"), [(0, "can't start new thread"), (1 << 19, "can't"), (1 << 26, "it ran")])
+def test_a_thread_that_could_not_say_that_it_runs_is_not_begun(beside: int, says: str) -> None:
+    """With no memory for its first steps it ends, and who has begun it would wait for ever."""
+    command = [sys.executable, "-c", BOUNDED.format(beside=beside)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.startswith(says)

@@ -12,6 +12,7 @@ import pytest
 from helpers.draws import Draws
 from helpers.structures import lark, regex, schema
 from helpers.tiny_gguf import tiny_gguf
+from helpers.ways_to_draw import DRAWS, SIZES, bans, rows_of, samplings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,8 +23,6 @@ from erllama_py.engine.llama.weights import load_model
 from erllama_py.errors import SamplerFailed, TokenOutOfRange
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.sampling import Sampling
-
-from .test_draw_oracle import DRAWS, SIZES, bans, rows_of, samplings
 
 PROMPT = [ord(letter) for letter in "Once upon a time"]
 

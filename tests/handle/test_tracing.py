@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from helpers.coming_back import coming_back, crash
 from helpers.crowd import crowded, prompts, together
 from helpers.runtime import STUB, slow_stub, stub_runtime, until
 from helpers.scripted import scripted
@@ -186,7 +187,7 @@ async def _late(model: erllama.Model) -> None:
 
 
 async def _crashed(model: erllama.Model) -> None:
-    task = asyncio.ensure_future(model.complete("hello"))
+    task = asyncio.ensure_future(model.complete("hello", on_crash="fail"))
     await until(lambda: model.queue_depth == 1)
     model.inject_fault("actor")
     with suppress(erllama.ModelCrashed):
@@ -353,6 +354,22 @@ async def test_a_request_that_is_parked_tells_how_often() -> None:
     parks = sorted(reply.stats.parks for reply in replies)
     assert parks[-1] > 0
     assert sorted(attributes(one)["erllama.parks"] for one in spans.named(f"text_completion {model.id}")) == parks
+
+
+@pytest.mark.anyio
+async def test_a_request_that_goes_on_after_a_crash_tells_how_often() -> None:
+    """It has one span, over all of its lives."""
+    with traced() as spans:
+        async with coming_back() as (_, model, comings):
+            async with model.stream("hello", response_tokens=40, ignore_eos=True) as stream:
+                await anext(stream)
+                await crash(model, comings)
+                comings.back.set()
+                last = [event async for event in stream][-1]
+            await model.complete("hello", response_tokens=1)
+    assert isinstance(last, erllama.Done)
+    assert last.completion.stats.crashes == 1
+    assert [attributes(one)["erllama.crashes"] for one in spans.named("text_completion m")] == [1, 0]
 
 
 def test_spans_are_compared_by_their_begin() -> None:

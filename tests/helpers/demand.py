@@ -29,7 +29,9 @@ def stub(name: str, size: int = 60, **given: Any) -> dict[str, Any]:
 
 def tables(*models: dict[str, Any], room: int | None = 100, server: Any = None, **others: Any) -> dict[str, Any]:
     """A configuration whose models may take `room` MiB together."""
-    bound = {} if room is None else {"memory_budget_bytes": TIER + BUFFER + room * MIB}
+    bound: dict[str, Any] = {"isolation": "thread"}  # processes are not the point, and take their time
+    if room is not None:
+        bound["memory_budget_bytes"] = TIER + BUFFER + room * MIB
     runtime = {"ram_quota_bytes": TIER, "save_buffer_bytes": BUFFER}
     return {"models": list(models), "server": bound | (server or {}), "runtime": runtime, **others}
 

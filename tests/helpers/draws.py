@@ -9,10 +9,11 @@ import numpy as np
 
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama.candidates import Candidates
+from erllama_py.engine.llama.chain import make_chain
 from erllama_py.engine.llama.dry import DrySamplers
 from erllama_py.engine.llama.native import Library
 from erllama_py.engine.llama.rows import Rows
-from erllama_py.engine.llama.sampler import LlamaSampler, make_chain
+from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.steps import Making
 from erllama_py.engine.structure import Matcher
 from erllama_py.options.sampling import Sampling

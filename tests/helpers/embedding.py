@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 import erllama_py as erllama
+from erllama_py.options.process import Isolation
 from helpers.both_backends import loaded
 from helpers.tiny_bert import tiny_bert
 
@@ -17,9 +18,11 @@ TEXTS = ["the cat sits outside", "a dog runs", "the dog sits", "cat"]
 
 
 @asynccontextmanager
-async def encoder(backend: str, folder: Path, *, ranks: bool = False, **context: Any) -> AsyncIterator[erllama.Model]:
+async def encoder(
+    backend: str, folder: Path, *, ranks: bool = False, isolation: Isolation = "thread", **context: Any
+) -> AsyncIterator[erllama.Model]:
     """An encoder that takes inputs of up to 64 tokens, and as many in a decode."""
-    fields: Any = {"context_opts": {"n_ctx": 64, "n_batch": 64, "n_threads": 1, **context}}
+    fields: Any = {"context_opts": {"n_ctx": 64, "n_batch": 64, "n_threads": 1, **context}, "isolation": isolation}
     if backend == "stub":
         fields |= {"backend": "stub", "stub": {"embeds_only": True, "ranks": ranks}}
     else:

@@ -132,6 +132,7 @@ class FakeEngine:
 
     def _restore(self, job: Restore) -> None:
         cells, seq_id, start = self.cells, job.seq_id, job.start
+        assert job.payload is not None
         tokens = unpacked(job.payload)
         assert len(tokens) == job.end - start > 0
         ok = cells.length(seq_id) >= start and cells.can_cut(seq_id, start)
@@ -216,16 +217,21 @@ class FakeEngine:
         self.begun.add(request_id)
         if job.markers is not None and job.markers.ended:
             self.thought.add(request_id)
-        self._check_beginning(owner, job.seq_id, job.keep, job.limit, job.tokens)
-        assert job.keep < len(job.tokens) or job.logits is not None
+        drawn = [] if job.drawn is None else job.drawn.token_ids
+        self._check_beginning(owner, job.seq_id, job.keep, job.limit, job.tokens + drawn)
+        assert job.keep < len(job.tokens + drawn) or job.logits is not None
         if self.fail_begin:
             self.fail_begin = False
             self._fail(request_id)
             return
         captures = Captures(job.saves, len(job.tokens), job.keep, self.cells.memory)
         work = self.running[request_id] = Work(job, owner, captures, job.seq_id, job.keep, job.limit, reached=job.keep)
+        if drawn:
+            work.tokens, work.told, work.prefilled, work.returning = list(drawn), len(drawn), True, True
+            work.reached = max(job.keep, len(work.all_tokens) - 1)
+            work.finish = "length" if len(drawn) == job.max_new_tokens else None
         self._capture_due(work)
-        if job.keep == len(job.tokens):
+        if job.keep == len(job.tokens) and not drawn:
             assert job.logits == logits_of(job.tokens)
             self.outbox.append(Prefilled(request_id, job.keep, job.keep))
             self._draw(work, job.logits)
@@ -273,6 +279,8 @@ class FakeEngine:
         work.position += count
         if work.returning and work.position > work.reached:
             work.returning = False
+            if work.job.drawn is not None:
+                self.outbox.append(Prefilled(work.job.request_id, work.position, work.position))
             self.outbox.append(Resumed(work.job.request_id))
         work.reached = max(work.reached, work.position)
         assert work.position == self.cells.length(work.seq_id)

@@ -12,7 +12,9 @@ import asyncio
 import gc
 import inspect
 import random
+import signal
 from collections import Counter, deque
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,10 +22,12 @@ from typing import Any, Literal, get_args
 import erllama_py as erllama
 from erllama_py.actors import MailboxClosed
 from erllama_py.engine.backend import BackendFailure
+from erllama_py.engine.process.child import Child
 from helpers.checkpoints import turns
 from helpers.crashes import PARTS, Bomb
 from helpers.fake_cache import temp_files
 from helpers.fuzz_calls import CALLS, TIERS, WEIGHTS, Call
+from helpers.leftovers import children
 from helpers.names import wait_registered
 from helpers.runtime import assert_idle, engine_threads, until
 from helpers.soak import CONTEXT, POLICY
@@ -36,6 +40,7 @@ ENDS: tuple[End, ...] = get_args(End)
 GUARD_SECONDS = 20  # for a call that never ends
 CALLERS = 6
 CRASHES = 2  # of parts of the cache in one life: its restart budget is not what is looked at
+SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
 TURNS = (0, 1, 2, 3, 5, 8, 20, 60, 200)  # of the loop, before a cancellation
 SCHEDULER = {"max_pending": 4, "session_idle_ms": 20, "turn_ms": 5, "reproducible_idle_ms": 30, "embed_idle_ms": 30}
 
@@ -44,7 +49,9 @@ class Fuzz:
     """See the module. `done` counts what came of the calls; `said` are the last of them, for the reader of a
     failure."""
 
-    def __init__(self, root: Path, watch: Watch, seed: int, steps: int, end: End) -> None:
+    def __init__(
+        self, root: Path, watch: Watch, made: Mapping[str, list[Child]], seed: int, steps: int, end: End
+    ) -> None:
         self.done: Counter[str] = Counter()
         self.said: deque[str] = deque(maxlen=40)
         self.runtime = erllama.Runtime(
@@ -52,6 +59,7 @@ class Fuzz:
         )
         self.handles: dict[str, erllama.Model] = {}
         self.loops: list[erllama.Supervised] = []
+        self._made = made
         self._root, self._watch, self._seed, self._left, self._end = root, watch, seed, steps, end
         self._crashes = CRASHES
         self._half, self._half_left = asyncio.Event(), steps // 2
@@ -61,6 +69,8 @@ class Fuzz:
             "m": stub,
             "n": {**stub, "stub": {"memory": "recurrent"}, "cache_salt": "its cells are not those of m"},
             "o": {**base, "model_path": tiny_gguf("dense", root)},
+            "p": {**stub, "isolation": "process", "cache_salt": "another process"},
+            "q": {**base, "model_path": tiny_gguf("dense", root), "isolation": "process"},
         }
 
     async def live(self) -> None:
@@ -170,11 +180,12 @@ class Fuzz:
                     await self.runtime.unload(model_id)
 
     def left_behind(self, before: set[asyncio.Task[Any]]) -> list[str]:
-        """Tasks, threads, names, buffers and temp files that outlive the runtime."""
+        """Tasks, threads, processes, names, buffers and temp files that outlive the runtime."""
         gc.collect()
         return [
             *(f"task {task}" for task in asyncio.all_tasks() - before),
             *(f"thread {name}" for name in engine_threads()),
+            *(f"process {pid}" for pid in children()),
             *(f"name {name}" for name in self.runtime._names),
             *(f"temp file {name}" for name in temp_files(self._root)),
             *([f"{self.runtime._buffers.leased} bytes of buffers"] if self.runtime._buffers.leased else []),
@@ -193,6 +204,12 @@ class Fuzz:
             self._crashes -= 1
             with suppress(MailboxClosed):  # it ends already
                 ref.cast(Bomb())
+
+    def end_a_process(self, pick: random.Random) -> None:
+        """That of a model which has its own."""
+        made = self._made.get(pick.choice("pq"), ())
+        if made and (process := made[-1].process._process) is not None:
+            process.send_signal(pick.choice(SIGNALS))
 
     async def load(self, pick: random.Random) -> None:
         model_id = pick.choice(list(self.configs))

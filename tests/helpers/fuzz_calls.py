@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 import erllama_py as erllama
+from erllama_py.scheduler.messages import FaultPlace
 from helpers.soak import BAD_GRAMMAR
 from helpers.tool_runs import a_run
 
-FAULTS: tuple[Literal["actor", "thread", "decode"], ...] = ("actor", "thread", "decode")
+IDS = ("m", "n", "o", "p", "q", "nobody")
 SESSIONS, TIERS, IDENTITY = ("s", "t", None), ("d", "e"), erllama.Identity(bytes(32), 16, bytes(32))
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 CONTINUATIONS = ["so", " and so on", "."]
-EMBEDS: Any = ({}, {}, {"deadline": 0.003}, {"pooling": "none"}, {"dimensions": 3}, {"dimensions": 1 << 20})
+EMBEDS: Any = ({}, {}, {"deadline": 0.003}, {"pooling": "none"}, {"dimensions": 3}, {"dimensions": 1 << 20},
+               {"on_crash": "fail"})  # fmt: skip
 TEXT = "all that a prompt begins with, long enough for rows " * 3
 
 Call = Callable[[Any, random.Random], object]
@@ -41,7 +43,12 @@ def options(pick: random.Random, session: bool = True) -> dict[str, Any]:
         ({}, {}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"priority": pick.choice((-1, 5))},
          {"queue_wait": pick.choice((True, 0.001))}, {"grammar": BAD_GRAMMAR}, {"cache_salt": "another"})
     )  # fmt: skip
-    return given | rare | _of_the_draw(pick) | {"reproducible": pick.random() < 0.3}
+    return given | rare | _of_the_draw(pick) | {"reproducible": pick.random() < 0.3} | _of_crashes(pick)
+
+
+def _of_crashes(pick: random.Random) -> dict[str, Any]:
+    """Half of the calls go on, half are to fail."""
+    return pick.choice(({}, {"on_crash": "fail"}))
 
 
 def _of_the_draw(pick: random.Random) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def score_options(pick: random.Random) -> dict[str, Any]:
     """Those of scores, some of which are refused."""
     return pick.choice(
         ({}, {}, {"deadline": pick.choice((1e-6, 0.003))}, {"priority": 5}, {"queue_wait": True}, {"seed": 1},
-         {"cache_salt": "another"})
+         {"cache_salt": "another"}, {"on_crash": "fail"})
     )  # fmt: skip
 
 
@@ -115,7 +122,7 @@ MODEL_CALLS: dict[str, Callable[[Any, random.Random], object]] = {
     "end_session": lambda m, pick: m.end_session("s"),
     "end_thinking": lambda m, pick: m.end_thinking(pick.randrange(1, 400)),
     "verify_thinking": lambda m, pick: m.verify_thinking(prompt(pick), "00"),
-    "inject_fault": lambda m, pick: m.inject_fault(pick.choice(FAULTS)),
+    "inject_fault": lambda m, pick: m.inject_fault(pick.choice(get_args(FaultPlace))),
     "evict": lambda m, pick: m.evict(),
     "unload": lambda m, pick: m.unload(),
     "tokenize": lambda m, pick: m.tokenize(prompt(pick)),
@@ -166,7 +173,7 @@ def _by_handle(call: Callable[[Any, random.Random], object]) -> Call:
 
 
 def _by_id(call: Callable[[Any, random.Random], object]) -> Call:
-    return lambda fuzz, pick: call(ById(fuzz.runtime, pick.choice(("m", "n", "o", "nobody"))), pick)
+    return lambda fuzz, pick: call(ById(fuzz.runtime, pick.choice(IDS)), pick)
 
 
 def _of_the_cache(call: Callable[[Any, random.Random], object]) -> Call:
@@ -174,7 +181,7 @@ def _of_the_cache(call: Callable[[Any, random.Random], object]) -> Call:
 
 
 def _probe(name: str) -> Call:
-    return lambda fuzz, pick: getattr(fuzz.runtime, name)(pick.choice(("m", "n", "o", "nobody")))
+    return lambda fuzz, pick: getattr(fuzz.runtime, name)(pick.choice(IDS))
 
 
 CALLS: dict[str, Call] = {
@@ -184,6 +191,7 @@ CALLS: dict[str, Call] = {
     **{f"Runtime.{name}": _probe(name) for name in PROBES},
     **{f"Cache.{name}": _of_the_cache(call) for name, call in CACHE_CALLS.items()},
     "a crash of the cache": lambda fuzz, pick: fuzz.crash_a_part(pick),
+    "the end of a process": lambda fuzz, pick: fuzz.end_a_process(pick),
 }
 ASKING = (".complete", ".chat", ".stream", ".stream_chat", ".session")
 RARE = (".unload", ".stop_tier", "a crash of the cache", ".evict_bytes")

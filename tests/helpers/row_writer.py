@@ -1,8 +1,8 @@
 """A process that does nothing but put rows into a directory, and the harness that kills it.
 
 The child (`python -m helpers.row_writer ROOT FIRST`) opens the directory, writes `open` to its output, and then the
-number of each row as soon as it is stored. `kill_rounds` starts it again and again, kills it at a random moment, and
-looks at what it has left; a benchmark may ask for many more rounds than a test.
+number of each row as soon as it is stored. `kill_rounds` starts it again and again, kills it at a random moment, every
+second time in the middle of a row, and looks at what it has left; a benchmark may ask for many more rounds than a test.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -62,6 +63,18 @@ def said(child: subprocess.Popen[str]) -> str:
     return line
 
 
+def stop_in_a_row(child: subprocess.Popen[str], root: Path) -> None:
+    """Stop it at some moment at which it is in the middle of a row. Blocks."""
+    while True:
+        child.send_signal(signal.SIGSTOP)
+        state = os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WEXITED)
+        assert state is not None
+        assert state.si_code == os.CLD_STOPPED, "the writer has ended"
+        if temp_files(root):
+            return
+        child.send_signal(signal.SIGCONT)
+
+
 def kill(child: subprocess.Popen[str]) -> list[str]:
     """End it as a crash would; what it had still said."""
     child.kill()
@@ -77,13 +90,15 @@ async def kill_rounds(root: Path, rounds: int, seed: int) -> Killed:
     chance = random.Random(seed)
     result = Killed()
     announced: set[int] = set()
-    for _ in range(rounds):
+    for number in range(rounds):
         child = await asyncio.to_thread(start_writer, root, max(announced, default=-1) + 1)
         assert await asyncio.to_thread(said, child) == "open"
         for _ in range(chance.randrange(MOST_ROWS)):
             announced.add(int(await asyncio.to_thread(said, child)))
         # Not a wait for anything: the moment of the kill is what is drawn.
         await asyncio.sleep(chance.uniform(0, MOST_SECONDS))
+        if number % 2:  # how much of the time writing takes is a matter of the machine
+            await asyncio.to_thread(stop_in_a_row, child, root)
         announced.update(int(line) for line in await asyncio.to_thread(kill, child))
         result.rounds += 1
         result.with_temp_files += bool(temp_files(root))

@@ -65,9 +65,9 @@ async def drain(stream: erllama.Stream) -> list[erllama.Event]:
         return [event async for event in events]
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Let the loop turn until `condition` holds; fails rather than hangs."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(seconds):
         for turn in itertools.count():
             if condition():
                 return

@@ -24,8 +24,10 @@ from erllama_py.serve.cli.ending import ended
 from erllama_py.serve.config import check_tables
 from erllama_py.serve.running import listen, run, serve
 from erllama_py.serve.running.listening import url_of
+from helpers.instant_copies import instant_copies
 
 def main():
+    instant_copies(setattr)
     config = check_tables(json.loads(sys.argv[1]), Path(sys.argv[2]) / "server.toml")
     with listen(config.server, config.access) as listening:
         print(url_of(config.server, listening), flush=True)
@@ -73,11 +75,12 @@ def child(
     folder: Path, *, model: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, **tables: Any
 ) -> Iterator[Child]:
     """A server with one model, by default a stub; `tables` are others of its configuration."""
-    given = {"models": [{**STUB, **(model or {})}], "server": {"port": 0}, **tables}
+    given: dict[str, Any] = {"models": [{**STUB, **(model or {})}], "server": {"port": 0}, **tables}
+    given["server"] = {"isolation": "thread", **given["server"]}  # a process more is not the point, and takes its time
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, json.dumps(given), str(folder)], cwd=TOP, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(TOP), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'tests'}", **(environment or {})},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None

@@ -93,8 +93,12 @@ class Soak:
         async with anyio.create_task_group() as tasks:
             for _ in range(self._random.choice((2, 5, CALLERS))):
                 tasks.start_soon(self._call)
-        await self._watch.at_rest(self._model.id)
+        await self.at_rest()
         assert self._model.queue_depth == 0
+
+    async def at_rest(self) -> None:
+        """Nothing is under way; then the books and the cells must say the same."""
+        await self._watch.at_rest(self._model.id)
 
     async def end(self) -> None:
         """Nothing is pinned and no buffer is lent any more."""
@@ -112,15 +116,18 @@ class Soak:
             self._left -= 1
             for _ in range(pick.choice((0, 0, 1, 5, 30))):  # turns of the loop until the next arrival
                 await anyio.lowlevel.checkpoint()
-            kinds: list[Callable[[], Any]] = [self._plain, self._plain, self._turn, self._turn, self._turn, self._rare]
             self.done["requests"] += 1
             try:
-                await pick.choice(kinds)()
+                await pick.choice(self.kinds())()
             except erllama.SessionBusy:
                 self.done["busy"] += 1
             except erllama.QueueFull:
                 self.done["queue full"] += 1
                 await until(lambda: self._model.pending_len < CALLERS // 2)
+
+    def kinds(self) -> list[Callable[[], Any]]:
+        """What a caller does next: one of these."""
+        return [self._plain, self._plain, self._turn, self._turn, self._turn, self._rare]
 
     async def _plain(self) -> None:
         prompt = [*self._random.choice(self._systems), *self._words(self._random.randrange(1, N_CTX // 8))]

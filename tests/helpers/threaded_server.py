@@ -60,7 +60,8 @@ def threaded(
 @contextmanager
 def served_here(folder: Path, *, model: Mapping[str, Any] | None = None, **tables: Any) -> Iterator[str]:
     """The address of a server with one stub model; `tables` are others of its configuration."""
-    given = {"models": [{**STUB, **(model or {})}], **tables}
+    given: dict[str, Any] = {"models": [{**STUB, **(model or {})}], **tables}
+    given["server"] = {"isolation": "thread", **given.get("server", {})}
     with threaded(create_app(check_tables(given, folder / "server.toml"))) as url:
         yield url
 

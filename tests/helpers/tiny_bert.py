@@ -19,10 +19,13 @@ WORDS = ("the", "cat", "dog", "sits", "runs", "outside")
 LETTERS = "abcdefghijklmnopqrstuvwxyz.,?"
 
 
-def tiny_bert(directory: Path, *, ranks: bool = False, pooling: PoolingType | None = PoolingType.MEAN) -> Path:
-    """Path of the model; written once for a directory. With `ranks` it has a head of one output."""
+def tiny_bert(
+    directory: Path, *, ranks: bool = False, pooling: PoolingType | None = PoolingType.MEAN, spoilt: bool = False
+) -> Path:
+    """Path of the model; written once for a directory. With `ranks` it has a head of one output. One that is `spoilt`
+    loads, and any context for embeddings ends the process."""
     kind = "ranker" if ranks else "bert" if pooling is PoolingType.MEAN else f"bert-{pooling}"
-    path = directory / f"{kind}.gguf"
+    path = directory / f"{kind}{'-spoilt' if spoilt else ''}.gguf"
     if path.exists():
         return path
     writer = GGUFWriter(path, "bert")
@@ -33,6 +36,8 @@ def tiny_bert(directory: Path, *, ranks: bool = False, pooling: PoolingType | No
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
+    if spoilt:
+        writer.add_key_length(WIDTH // HEADS // 2)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     if ranks or pooling is not None:

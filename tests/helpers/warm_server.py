@@ -59,7 +59,8 @@ class WarmServer:
 @contextmanager
 def warm_server(folder: Path, **tables: Any) -> Iterator[WarmServer]:
     """A server with one stub that answers; `tables` are those of its configuration."""
-    one = WarmServer({"models": [STUB], **tables}, folder)
+    server = {"isolation": "thread", **tables.pop("server", {})}  # a process more is not the point
+    one = WarmServer({"models": [STUB], "server": server, **tables}, folder)
     try:
         yield one
     finally:

@@ -12,12 +12,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import pytest
 
-from erllama_py.engine import thread
+from erllama_py.engine import run
 from erllama_py.engine.stub import StubBackend
+from erllama_py.engine.thread import EngineThread
 from erllama_py.engine.worker import Worker
 from erllama_py.model.actor import ModelActor
 from erllama_py.scheduler.cells import count
@@ -95,8 +97,8 @@ class Read:
         backend = worker._backend
         lengths = [backend.positions(seq_id)[1] + 1 for seq_id in range(self._sequences)]
         cells = backend._cells._used if isinstance(backend, StubBackend) else None
-        has_work = worker._running or worker._parked or worker._forks
-        held = Held(lengths, cells, f"{worker} has work, and forks {worker._forks}" if has_work else "")
+        has_work = worker._running or worker._parked or worker._copies.forks
+        held = Held(lengths, cells, f"{worker} has work, and forks {worker._copies.forks}" if has_work else "")
         self.held.get_loop().call_soon_threadsafe(self.held.set_result, held)
 
 
@@ -106,7 +108,9 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.states: dict[str, State] = {}
-        self.workers: dict[str, Worker] = {}
+        # As long as they are there: a job that an engine did not come to holds shared memory, as does its worker.
+        self.workers = WeakValueDictionary[str, Worker]()
+        self._engines = WeakValueDictionary[str, EngineThread]()
         self.wrong: list[str] = []
         self.parks: list[int] = []  # ids of requests, in the order in which they were parked
         self.ticks = 0
@@ -114,7 +118,6 @@ class Watch:
         self.on_park: Callable[[], object] = lambda: None
         self.on_tick: Callable[[], object] = lambda: None
         self._waits: list[tuple[Callable[[], bool], anyio.Event]] = []
-        self._engines: dict[str, thread.EngineThread] = {}
         watch, transition = self, ModelActor.transition
 
         def watched(actor: ModelActor, state: State, event: Message) -> tuple[State, Sequence[Effect]]:
@@ -148,7 +151,7 @@ class Watch:
                     super().do(job)
 
         monkeypatch.setattr(ModelActor, "transition", watched)
-        monkeypatch.setattr(thread, "Worker", WatchedWorker)
+        monkeypatch.setattr(run, "Worker", WatchedWorker)
 
     def _take_in(self, model_id: str, before: State, after: State) -> None:
         self.states[model_id] = after
@@ -192,6 +195,8 @@ class Watch:
         while not self.wrong:
             await self.once(lambda: bool(self.wrong) or not self.is_busy(model_id))
             state = self.states[model_id]
+            if model_id not in self._engines:  # its cells are in another process
+                break
             held = await self._read(model_id, len(state.slots))
             if self.states[model_id] is state:
                 self.wrong += wrong_at_rest(state, held)

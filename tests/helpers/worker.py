@@ -81,6 +81,13 @@ class Scripted:
         self.accepted += tokens
 
     @property
+    def used(self) -> tuple[int | float, ...]:
+        return ()
+
+    def replay(self, tokens: Sequence[int], used: tuple[int | float, ...]) -> None:
+        self.accept(tokens)
+
+    @property
     def is_over(self) -> bool:
         return False
 

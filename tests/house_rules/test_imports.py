@@ -16,7 +16,7 @@ from helpers.package_imports import dotted, imports
 from helpers.project import PACKAGE, label, sources, syntax
 
 OF_WATCH = {"watch.log", "watch.live", "watch.spans", "watch.tracer"}
-LEAVES = {"options", "errors", "results", "chat", "buffers", "cpus", "memory", "home"} | OF_WATCH
+LEAVES = {"options", "errors", "results", "chat", "buffers", "shared_memory", "cpus", "memory", "home"} | OF_WATCH
 
 # Room (or file at the top of the package) -> what it may import apart from itself. "" is the package itself: the
 # public names. Four files of `watch` are leaves: all rooms write through `log`, and calls make spans by the others.
@@ -50,7 +50,20 @@ ARROWS: dict[str, set[str]] = {
     "cache": {"tiers", "actors"} | LEAVES,
     "tiers": {"actors"} | LEAVES,
     "watch": {"cache", "actors"} | LEAVES,
-    "engine": {"chat", "options", "cpus", "errors", "results", "watch.log", "buffers", "stacks", "gguf_bytes"},
+    "engine": {
+        "chat",
+        "options",
+        "cpus",
+        "cgroups",
+        "errors",
+        "results",
+        "watch.log",
+        "buffers",
+        "shared_memory",
+        "stacks",
+        "own_data",
+        "gguf_bytes",
+    },
     "cpus": {"options", "cgroups"},
     "memory": {"cgroups"},
     "cgroups": set(),
@@ -61,12 +74,14 @@ ARROWS: dict[str, set[str]] = {
     "watch.spans": {"options", "results"},
     "watch.tracer": set(),
     "options": {"errors", "memory"},
-    "buffers": set(),
+    "buffers": {"shared_memory"},
+    "shared_memory": set(),
     "results": {"options", "errors"},
     "errors": set(),
     "home": set(),
     "gguf_bytes": set(),
-    "stacks": set(),
+    "stacks": {"own_data"},
+    "own_data": set(),
     "switch_interval": set(),
 }
 
@@ -75,14 +90,17 @@ ARROWS: dict[str, set[str]] = {
 DOORS: dict[str, set[str]] = {
     "engine": {
         "backend",
+        "drawn",
         "embedding",
+        "engines",
+        "evidence",
         "failure",
         "heartbeat",
         "inspection",
         "pooling",
+        "process.spare",
         "jobs",
         "rates",
-        "thread",
         "fingerprint",
         "structure",
         "stub",
@@ -91,8 +109,21 @@ DOORS: dict[str, set[str]] = {
         "work",
     },
     "handle": {"metering", "model", "session", "stream", "tool_run", "caller", "by_id", "supervised"},
-    "model": {"actor", "board", "companions", "counting", "embedder", "embedders", "registry", "request"},
-    "scheduler": {"cells", "machine", "outcomes", "messages", "state", "stages", "reuse"},
+    "model": {
+        "actor",
+        "blame",
+        "board",
+        "companions",
+        "counting",
+        "embedder",
+        "embedders",
+        "open_request",
+        "registry",
+        "request",
+        "suspects",
+        "trials",
+    },
+    "scheduler": {"cells", "machine", "outcomes", "messages", "state", "stages", "reuse", "transcript"},
     "cache": {"messages", "client", "directory", "handle", "keys", "policy"},
     "tiers": {"messages", "offline", "registry"},
     "watch": {"live", "log", "pressure", "spans", "tracer"},

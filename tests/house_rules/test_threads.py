@@ -10,16 +10,23 @@ from helpers.project import PACKAGE, label, sources, syntax
 TAKEN_FROM_THE_APPLICATION = {"to_thread", "run_in_executor", "current_default_thread_limiter", "set_default_executor"}
 OUR_THREADS = PACKAGE / "actors" / "threads.py"
 # One thread for its whole life.
-BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py"}
+BEGINS_A_THREAD = {PACKAGE / "engine" / "thread.py", PACKAGE / "engine" / "process" / "wire" / "channel.py"}
 # One for a call, which waits for it.
 FOR_A_CALL = {PACKAGE / "stacks.py"}
-# A server's files, whose threads end with it or with what they read; and a child, whose thread looks for its parent.
+# A server's files, whose threads end with it or with what they read; and children, on both sides: these threads end
+# with the child.
 BEGINS_THREADS = {
     PACKAGE / "serve" / "responses" / "directory.py",
     PACKAGE / "serve" / "demand" / "reading.py",
     PACKAGE / "serve" / "batches" / "disk.py",
     PACKAGE / "engine" / "children" / "entry.py",
     PACKAGE / "engine" / "children" / "probe_file.py",
+    PACKAGE / "engine" / "process" / "life" / "child_process.py",
+    PACKAGE / "engine" / "process" / "inside" / "embedder_server.py",
+    PACKAGE / "engine" / "process" / "inside" / "engine_server.py",
+    PACKAGE / "engine" / "process" / "inside" / "host.py",
+    PACKAGE / "engine" / "process" / "inside" / "preparing.py",
+    PACKAGE / "engine" / "process" / "words.py",
 }
 
 

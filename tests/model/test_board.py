@@ -44,7 +44,7 @@ class Life:
         return ref
 
     def crash(self, ref: ActorRef[Any]) -> None:
-        self.board.crashed()
+        self.board.ends()
         ref._close(Raised(OSError("gone")))
 
 
@@ -120,8 +120,8 @@ async def test_phases_follow_from_which_actor_is_there() -> None:
     assert (life.board.phase, life.board.can_save) == ("hanging", False)
     assert "hangs for 12 s" in str(life.board.describe())
     life.crash(first)
-    assert (life.board.phase, life.board.ref, life.board.restarts) == ("restarting", None, 1)
+    assert (life.board.phase, life.board.ref, life.board.restarts) == ("restarting", None, 0)
     second = await life.up()
-    assert (life.board.phase, life.board.ref) == ("idle", second)
+    assert (life.board.phase, life.board.ref, life.board.restarts) == ("idle", second, 1)
     life.board.close(erllama.RuntimeClosed)
     assert life.board.phase == "unloaded"

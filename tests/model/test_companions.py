@@ -20,7 +20,7 @@ from erllama_py import runtime as runtime_module
 from erllama_py.cpus import ThreadChoice
 from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.stub import StubBackend
-from erllama_py.errors import InsufficientMemory, ModelCrashed, ModelNotLoaded, TokenizerOnly
+from erllama_py.errors import InsufficientMemory, ModelNotLoaded, TokenizerOnly
 from erllama_py.handle import caller
 from erllama_py.model import loading
 from erllama_py.model.companion import GRID, companion_config, companion_threads, grid_of
@@ -114,8 +114,11 @@ async def test_it_ends_with_its_model_and_its_callers_learn_why() -> None:
             await model.complete("hello", **SAME)
 
 
-async def test_a_crash_of_the_model_while_a_request_is_made_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompt is long, so a worker thread hashes it. The model comes back: it is not said to be gone."""
+@pytest.mark.parametrize("on_crash", ["continue", "fail"])
+async def test_a_crash_of_the_model_while_a_request_is_made_is_no_crash_of_that_request(
+    monkeypatch: pytest.MonkeyPatch, on_crash: Any
+) -> None:
+    """The prompt is long, so a worker thread hashes it. The model comes back, and answers."""
     hashing, crashed = threading.Event(), threading.Event()
 
     def held(*args: Any, **given: Any) -> Any:
@@ -129,9 +132,7 @@ async def test_a_crash_of_the_model_while_a_request_is_made_is_told_as_one(monke
         async with anyio.create_task_group() as tasks:
 
             async def ask() -> None:
-                with pytest.raises(ModelCrashed) as caught:
-                    await model.complete("hello", **SAME)
-                assert not caught.value.gave_up
+                assert (await model.complete("hello", on_crash=on_crash, **SAME)).generated
 
             tasks.start_soon(ask)
             await until(hashing.is_set)

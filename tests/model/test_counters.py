@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from helpers.both_backends import BACKENDS, loaded
 from helpers.cache import PROMPT, ask, ram_model
 from helpers.crowd import crowded, prompts, together
 from helpers.gated import UNLUCKY, arrived, gated
-from helpers.runtime import assert_balanced, stub_runtime
+from helpers.runtime import STUB, assert_balanced, stub_runtime, until
 
 import erllama_py as erllama
 from erllama_py.engine.heartbeat import Heart
@@ -100,7 +102,7 @@ async def test_counts_go_on_over_a_crash() -> None:
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
         await model.complete("hello", response_tokens=4, **GREEDY)
         before = model.counters
-        async with model.stream("hello again", response_tokens=1000, **GREEDY) as events:
+        async with model.stream("hello again", response_tokens=1000, on_crash="fail", **GREEDY) as events:
             await anext(events)
             model.inject_fault("thread")
             with pytest.raises(erllama.ModelCrashed):
@@ -115,6 +117,24 @@ async def test_counts_go_on_over_a_crash() -> None:
         assert_balanced(after)
         await model.unload()
         assert (model.counters.sequences, model.counters.decodes) == (0, after.decodes)
+
+
+@pytest.mark.slow
+async def test_what_a_process_had_computed_until_it_was_killed_is_counted() -> None:
+    """Also what it had not told yet: it stands in the page that outlives it."""
+    config: Any = {**STUB, "isolation": "process", "stub": {"seconds_per_token": 0.001}}
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", config)
+        asking = asyncio.create_task(model.complete("hello", response_tokens=2000, on_crash="fail", **GREEDY))
+        await until(lambda: model.counters.generated_tokens > 40)
+        os.kill(model.info.pid or 0, signal.SIGKILL)
+        with pytest.raises(erllama.ModelCrashed) as caught:
+            await asking
+        await until(lambda: model.info.restarts == 1 and model.info.phase == "idle")
+        report, now = caught.value.report, model.counters
+        assert report is not None
+        assert (now.decodes, now.generated_tokens) == (report.counters["decodes"], report.counters["generated"])
+        assert now.computed_tokens == report.counters["prompt_tokens"] > 0
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from helpers.runtime import STUB, until
 
 import erllama_py as erllama
 from erllama_py import runtime as runtime_module
-from erllama_py.engine import heartbeat
+from erllama_py.engine import pace
 from erllama_py.engine.embedding import NoRoom, Part
 from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.stub_embedder import StubEmbedder
@@ -163,7 +163,7 @@ async def test_a_decode_that_fails_fails_its_calls_and_the_next_call_begins_anot
     async with stub(stub={"fail_decode_after": 1}) as (runtime, model):
         await model.embed("works")
         with pytest.raises(erllama.ModelCrashed) as caught:
-            await model.embed("fails")
+            await model.embed("fails", on_crash="fail")
         assert "told to fail" in str(caught.value)
         assert not caught.value.gave_up
         assert len((await model.embed("works")).vector)
@@ -176,7 +176,7 @@ async def test_calls_end_with_their_model(gate: Gate, ends: str) -> None:
     """At once, each with the error that says what became of it; the context is freed before the weights."""
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", STUB)
-        calls = [asyncio.create_task(model.embed("hello")) for _ in range(3)]
+        calls = [asyncio.create_task(model.embed("hello", on_crash="fail")) for _ in range(3)]
         await until(gate.begun.is_set)
         match ends:
             case "crash":
@@ -229,8 +229,8 @@ class Hanging:
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Hanging:
     """Threads are abandoned after a short deadline, and decodes take too long at once."""
     monkeypatch.setattr("erllama_py.tree.MODEL_STOP_SECONDS", 0.01)
-    monkeypatch.setattr(heartbeat, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(heartbeat, "FIRST_SECONDS_PER_TOKEN", 0.0)
+    monkeypatch.setattr(pace, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "FIRST_SECONDS_PER_TOKEN", 0.0)
     return Hanging()
 
 

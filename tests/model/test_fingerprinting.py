@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from helpers.checkpoints import Strike, at_each_checkpoint
 from helpers.fingerprints import CONTENT, DIGEST, Recorder, config, entries, facts
+from helpers.leftovers import open_files
 
 from erllama_py.actors import Threads
 from erllama_py.model.fingerprinting import find_fingerprint
@@ -52,7 +52,7 @@ async def test_files_are_read_and_written_on_the_threads_of_the_load(model: Path
 
 async def test_a_load_that_is_cancelled_leaves_an_entry_or_none_and_no_file_open(model: Path, tmp_path: Path) -> None:
     """At each await, of the reading and of the writing."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     folders = iter(tmp_path / str(number) for number in range(1000))
 
     async def scenario(strike: Strike) -> None:
@@ -62,6 +62,6 @@ async def test_a_load_that_is_cancelled_leaves_an_entry_or_none_and_no_file_open
         assert finding.cancelled() is strike.struck
         assert {entry.suffix for entry in entries(memory)} <= {".json"}
         assert await find(model, memory) == DIGEST
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert not open_files() - before
 
     assert await at_each_checkpoint(scenario) >= 4

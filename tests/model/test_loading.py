@@ -209,3 +209,23 @@ def test_how_and_where_weights_are_loaded_is_in_no_key(name: str) -> None:
     assert one.fingerprint == other.fingerprint
     assert one.quant_bits == other.quant_bits
     assert one.ctx_params_hash == other.ctx_params_hash
+
+
+def test_a_limit_that_can_never_be_enough_is_told_before_anything_begins() -> None:
+    """By what is its process's own: mapped weights are not."""
+    needed = resident_bytes(config(), facts())
+    for use_mmap, least in ((True, needed), (False, needed + facts().file_size)):
+        opts: dict[str, Any] = {"isolation": "process", "model_opts": {"use_mmap": use_mmap}}
+        check_file(config(**opts, process_opts={"memory_bytes": least}), facts(), PLENTY)
+        with pytest.raises(InsufficientMemory, match="its process may take") as caught:
+            check_file(config(**opts, process_opts={"memory_bytes": least - 1}), facts(), PLENTY)
+        assert (caught.value.needed, caught.value.available) == (least, least - 1)
+
+
+def test_a_context_that_nobody_sized_fits_into_the_limit_of_its_process() -> None:
+    """As into the memory of a small machine."""
+    large = facts(n_ctx_train=1 << 17)
+    assert settled(unsized(), large, PLENTY).context_opts.n_ctx == 8192
+    for most, cells in ((5 * GIB, 8192), (3 * GIB, 4096), (2 * GIB, 2048), (GIB // 8, 2048)):
+        bounded = unsized(isolation="process", process_opts={"memory_bytes": most})
+        assert settled(bounded, large, PLENTY).context_opts.n_ctx == cells

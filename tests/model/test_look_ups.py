@@ -57,7 +57,7 @@ class Client(CacheClient):
 async def look_ups() -> AsyncIterator[tuple[LookUps, Client, list[Found | RowRead]]]:
     """Those of a model `m`, and what they have posted."""
     client, posted = Client(), list[Found | RowRead]()
-    tasks = LookUps(client, "model:m", KeptLogits(), N_VOCAB, posted.append)
+    tasks = LookUps(client, "model:m", KeptLogits(), N_VOCAB, posted.append, {})
     try:
         yield tasks, client, posted
     finally:

@@ -24,6 +24,8 @@ BOTH = [
     ({"deadline": math.nan}, "deadline"),
     ({"deadline": math.inf}, "deadline"),
     ({"deadline": "1"}, "deadline"),
+    ({"on_crash": "retry"}, "on_crash"),
+    ({"on_crash": None}, "on_crash"),
     ({"temperature": 0.5}, "temperature"),
 ]
 EMBED = [

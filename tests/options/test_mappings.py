@@ -36,9 +36,12 @@ WIDER: dict[str, object] = {
     "ModelConfig.context_opts": erllama.ContextOptsDict | erllama.ContextOpts,
     "ModelConfig.policy": erllama.PolicyOptsDict | erllama.PolicyOpts,
     "ModelConfig.scheduler": erllama.SchedulerOptsDict | erllama.SchedulerOpts,
+    "ModelConfig.process_opts": erllama.ProcessOptsDict | erllama.ProcessOpts,
+    "ModelConfig.restarts": erllama.RestartOptsDict | erllama.RestartOpts,
     "ModelConfig.stub": erllama.StubOptsDict | erllama.StubOpts,
     "ModelConfig.fingerprint": str | bytes | None,
     "ModelConfig.ctx_params_hash": str | bytes | None,
+    "ProcessOpts.cpus": list[int] | tuple[int, ...] | None,
     "ModelOpts.tensor_split": list[float] | tuple[float, ...] | None,
     "StubOpts.replies": list[str] | tuple[str, ...] | dict[str, str],
     "PressureOpts.evict_tiers": list[str] | tuple[str, ...],
@@ -47,7 +50,7 @@ WIDER: dict[str, object] = {
 STRUCTS: list[type[msgspec.Struct]] = [
     erllama.RequestOptions, erllama.ScoreOptions, erllama.ModelConfig, erllama.ModelOpts, erllama.ContextOpts,
     erllama.PolicyOpts, erllama.SchedulerOpts, erllama.StubOpts, erllama.PressureOpts, erllama.RestartLimits,
-    erllama.Keep,
+    erllama.Keep, erllama.ProcessOpts, erllama.RestartOpts,
 ]  # fmt: skip
 
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from erllama_py.errors import InvalidOption
 from erllama_py.home import home_folder
-from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, StubOpts, parse_model_config
+from erllama_py.options.model import ContextOpts, ModelConfig, ModelOpts, parse_model_config
 from erllama_py.options.policy import PolicyOpts
+from erllama_py.options.process import ProcessOpts, RestartOpts
+from erllama_py.options.stub import StubOpts
 from erllama_py.options.tiers import parse_tier
 
 STUB: dict[str, Any] = {"backend": "stub"}
@@ -172,6 +174,8 @@ UNKNOWN: list[tuple[dict[Any, Any], str, str | None]] = [
     ({"path": "a"}, "path", "model_path"),
     ({"context_opts": {"parallel": 4}}, "context_opts.parallel", "context_opts.n_seq_max"),
     ({"policy": {"min_token": 1}}, "policy.min_token", "policy.min_tokens"),
+    ({"process_opts": {"memory": 1}}, "process_opts.memory", "process_opts.memory_bytes"),
+    ({"process_opts": {"cpuset": 1}}, "process_opts.cpuset", "process_opts.cpus"),
     ({"wholly unlike any": 1}, "wholly unlike any", None),
     ({"": 1}, "", None),
     ({"a`b": 1}, "a`b", None),
@@ -350,14 +354,9 @@ def test_what_was_given_is_not_changed() -> None:
 
 sizes = st.integers(-1, 600)
 anything = st.one_of(
-    st.none(),
-    st.booleans(),
-    sizes,
-    st.floats(),
-    st.text(max_size=5),
-    st.lists(sizes, max_size=3),
+    st.none(), st.booleans(), sizes, st.floats(), st.text(max_size=5), st.lists(sizes, max_size=3),
     st.binary(max_size=3),
-)
+)  # fmt: skip
 
 
 def section(struct: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
@@ -369,7 +368,8 @@ configurations = st.fixed_dictionaries(
     {"backend": st.just("stub")},
     optional={
         "model_opts": section(ModelOpts), "context_opts": section(ContextOpts), "policy": section(PolicyOpts),
-        "stub": section(StubOpts), "context_size": anything, "fingerprint": anything, "model_path": anything,
+        "stub": section(StubOpts), "process_opts": section(ProcessOpts), "restarts": section(RestartOpts),
+        "context_size": anything, "fingerprint": anything, "model_path": anything,
     },
 )  # fmt: skip
 

@@ -56,6 +56,7 @@ def refusal(call: Callable[[], object]) -> InvalidOption:
         (asked, "json_mode", "json_schema"), (asked, "documents", "template_kwargs"),
         (asked, "previous_response_id", "session_id"), (loaded, "context", "context_opts.n_ctx"),
         (loaded, "delay", "stub.seconds_per_token"), (loaded, "responses", "stub.replies"),
+        (loaded, "max_restarts", "restarts.intensity"), (loaded, "mem_limit", "process_opts.memory_bytes"),
         (tier, "path", "root"), (tier, "max_size", "quota_bytes"),
     ],
 )  # fmt: skip

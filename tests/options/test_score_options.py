@@ -34,6 +34,7 @@ WRONG: list[tuple[str, object, str]] = [
     ("deadline", 0, "expected float > 0.0, got 0"),
     ("deadline", math.inf, "expected float <= 1000000000.0, got inf"),
     ("deadline", "soon", "expected float or None, got str"),
+    ("on_crash", "retry", "got 'retry'"),
     ("session_id", "s", "a score is no turn of a conversation"),
     ("session_wait", True, "a score is no turn of a conversation"),
     ("parent_key", bytes(32), "a score is no turn of a conversation"),

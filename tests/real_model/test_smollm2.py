@@ -114,13 +114,31 @@ async def test_a_cancel_stops_a_long_prefill(loaded: tuple[erllama.Runtime, erll
     assert (await model.complete("The capital of France is", **GREEDY)).reply.startswith(" Paris")
 
 
+async def test_an_answer_goes_on_after_a_crash_in_the_middle_of_it(
+    loaded: tuple[erllama.Runtime, erllama.Model],
+) -> None:
+    """Its events are those of an answer that was not disturbed."""
+    _, model = loaded
+    told: list[str] = []
+    for crashes in (False, True):
+        async with model.stream_chat(QUESTION, **GREEDY) as events:
+            texts = []
+            async for event in events:
+                if isinstance(event, erllama.TextDelta):
+                    texts.append(event.text)
+                    if crashes and len(texts) == 3:
+                        model.inject_fault("decode")
+        told.append("".join(texts))
+    assert told[0] == told[1]
+
+
 async def test_it_comes_back_after_a_crash_in_the_middle_of_an_answer(
     loaded: tuple[erllama.Runtime, erllama.Model],
 ) -> None:
     """The same weights, the same reply."""
     _, model = loaded
     before = await model.chat(QUESTION, **GREEDY)
-    async with model.stream("Once upon a time", response_tokens=200) as events:
+    async with model.stream("Once upon a time", response_tokens=200, on_crash="fail") as events:
         await anext(events)
         model.inject_fault("decode")
         with pytest.raises(erllama.ModelCrashed):

@@ -28,8 +28,8 @@ from erllama_py.engine.jobs import Drop, Failed, Fork, Forked, Generate, Outcome
 from erllama_py.results import CacheHit
 from erllama_py.scheduler.cells import count
 from erllama_py.scheduler.messages import CancelRequest, Complete, EndLookUp, LookUp, Message, ReadRows, SendJob
-from erllama_py.scheduler.sharing import SAVE_WAIT
 from erllama_py.scheduler.stages import Following, Looking, Share, leader_of
+from erllama_py.scheduler.starting import SAVE_WAIT
 from erllama_py.scheduler.state import State, changed
 
 SECOND, THIRD = [*A[:40], *B[:20]], [*A[:40], *C[:20]]  # both begin as A does

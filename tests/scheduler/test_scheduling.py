@@ -36,8 +36,8 @@ from erllama_py.scheduler.messages import (
     SaveAll,
     SendJob,
 )
-from erllama_py.scheduler.sharing import SAVE_WAIT
 from erllama_py.scheduler.stages import Restoring, Working, rank
+from erllama_py.scheduler.starting import SAVE_WAIT
 from erllama_py.scheduler.state import State
 
 

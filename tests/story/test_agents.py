@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from helpers.runtime import until
@@ -118,20 +118,23 @@ async def test_an_agent_that_crashes_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.slow  # a model comes back after a delay
-async def test_a_model_that_crashes_is_asked_again_and_no_tool_is() -> None:
-    """In the middle of each reply."""
+@pytest.mark.parametrize(("on_crash", "attempts"), [("continue", (1,)), ("fail", (1, 2))])
+async def test_a_model_that_crashes_is_asked_again_and_no_tool_is(
+    on_crash: Literal["continue", "fail"], attempts: tuple[int, ...]
+) -> None:
+    """In the middle of each reply; where a reply goes on by itself, it is not asked for again either."""
     work, messages = Work(), list[Any]([{"role": "user", "content": "work"}])
     stub = {"seconds_per_token": 0.001}
     async with scripted(worker, template=template_of("hermes"), stub=stub) as (_, model, script):
-        async with model.run_tools(messages, tools=[work.work]) as run:
-            attempts = []
+        async with model.run_tools(messages, tools=[work.work], options={"on_crash": on_crash}) as run:
+            seen = []
             async for event in run:
                 if isinstance(event, erllama.RoundStarted):
-                    attempts.append((event.number, event.attempt))
+                    seen.append((event.number, event.attempt))
                     if event.attempt == 1:
                         begun = len(script.prompts)
                         await until(lambda begun=begun: len(script.prompts) > begun)  # type: ignore[misc]  # bound here
                         model.inject_fault()
         assert run.result.reply == "all is done"
-        assert attempts == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
+        assert seen == [(number, attempt) for number in (1, 2, 3) for attempt in attempts]
         assert work.ran == [1, 2, 3]

@@ -211,13 +211,31 @@ async def test_one_that_fails_fails_the_call_and_ends_the_others() -> None:
 async def test_a_crash_fails_the_call_once() -> None:
     """As that of a single request."""
     async with gated() as (_, model, gate):
-        waiting = asyncio.ensure_future(model.complete(PROMPT, n=3, seed=5))
+        waiting = asyncio.ensure_future(model.complete(PROMPT, n=3, seed=5, on_crash="fail"))
         await arrived(model, 3)
         model.inject_fault()
         gate.gate.set()
         with pytest.raises(erllama.ModelCrashed):
             await waiting
         assert model._board.alternatives == {}
+
+
+@pytest.mark.parametrize("where", ["actor", "decode"])
+async def test_all_go_on_after_a_crash(where: Any) -> None:
+    """Each draws what it would have drawn."""
+    async with gated() as (_, model, gate):
+        gate.gate.set()
+        alone = await model.complete(PROMPT, n=3, seed=5, response_tokens=30, ignore_eos=True)
+        gate.shut_after = len(gate.backends[0].parts) + 10
+        waiting = asyncio.ensure_future(model.complete(PROMPT, n=3, seed=5, response_tokens=30, ignore_eos=True))
+        await until(lambda: not gate.gate.is_set())
+        model.inject_fault(where)
+        gate.shut_after = None
+        gate.gate.set()
+        done = await waiting
+        assert [one.generated for one in done.alternatives] == [one.generated for one in alone.alternatives]
+        assert (model._board.alternatives, model._board.calls) == ({}, {})
+        assert model.info.restarts == 1
 
 
 # --- the queue ---------------------------------------------------------------------------------------------------

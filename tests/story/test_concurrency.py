@@ -134,19 +134,25 @@ async def test_a_cancelled_request_makes_room_at_once(how: str, when: str, monke
 
 
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
-async def test_a_crash_with_eight_at_work_fails_all_of_them(where: Any) -> None:
-    """Also those that wait; the model comes back and serves the next ones."""
+@pytest.mark.parametrize("on_crash", ["continue", "fail"])
+async def test_a_crash_with_eight_at_work_reaches_all_of_them(where: Any, on_crash: Any) -> None:
+    """Also those that wait: all go on, or fail; the model comes back and serves the next ones."""
     async with gated(scheduler={"max_pending": 4}) as (_, model, gate):
         asked = [
-            asyncio.create_task(model.complete(list(prompt), response_tokens=LENGTH, temperature=0.0))
+            asyncio.create_task(
+                model.complete(list(prompt), response_tokens=LENGTH, temperature=0.0, on_crash=on_crash)
+            )
             for prompt in prompts(10)
         ]
         await arrived(model, 10)
         model.inject_fault(where)
         gate.gate.set()
-        for task in asked:
-            with pytest.raises(erllama.ModelCrashed):
-                await task
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        if on_crash == "fail":
+            assert [type(end) for end in ends] == [erllama.ModelCrashed] * 10
+        else:
+            generated = [end.generated for end in ends if isinstance(end, erllama.Completion)]
+            assert generated == [stub_reply(prompt, LENGTH) for prompt in prompts(10)]
         replies = await together(model, prompts(8), length=LENGTH)
     assert [reply.generated for reply in replies] == [stub_reply(prompt, LENGTH) for prompt in prompts(8)]
     assert len(gate.backends) == 2

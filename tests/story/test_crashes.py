@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from helpers.gated import gated
 from helpers.runtime import STUB, engine_threads, stub_runtime, until
 
 import erllama_py as erllama
@@ -24,11 +27,11 @@ CAUSES = {"actor": DrillFault, "thread": DrillFault, "decode": BackendFailure}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", CAUSES)
-async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> None:
-    """Open calls get `ModelCrashed` with its cause; the next call waits for the restart and is answered."""
+async def test_a_fault_fails_open_calls_that_are_to_fail_and_the_model_comes_back(where: Any) -> None:
+    """They get `ModelCrashed` with its cause; the next call waits for the restart and is answered."""
     async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
         before = await model.complete("hello", response_tokens=4, temperature=0.0)
-        stream = model.stream("hello again", response_tokens=1000, temperature=0.0)
+        stream = model.stream("hello again", response_tokens=1000, temperature=0.0, on_crash="fail")
         async with stream as events:
             await anext(events)
             model.inject_fault(where)
@@ -44,6 +47,26 @@ async def test_a_fault_fails_open_calls_and_the_model_comes_back(where: Any) -> 
         assert model.info.restarts == 1
         assert len(engine_threads()) == 1
         assert "1 restart," in str(runtime.tree())
+
+
+async def test_a_drill_that_would_end_this_process_is_refused() -> None:
+    """Native code that fails an assertion takes its process with it."""
+    async with stub_runtime() as (_, model):
+        with pytest.raises(erllama.InvalidOption, match="isolation='process'; expected one of 'actor', 'thread', 'de"):
+            model.inject_fault("assertion")
+        assert (await model.complete("hello", response_tokens=1)).generated
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+@pytest.mark.parametrize(("where", "nearest"), [("thred", "thread"), (None, None), (["actor"], None)])
+async def test_a_drill_of_an_unknown_kind_is_told_which_there_are(where: Any, nearest: str | None, by_id: bool) -> None:
+    """And which of them may have been meant."""
+    async with stub_runtime() as (runtime, model):
+        with pytest.raises(erllama.InvalidOption) as caught:
+            runtime.inject_fault("m", where) if by_id else model.inject_fault(where)
+        known = "expected one of 'actor', 'assertion', 'decode', 'thread'"
+        assert (caught.value.option, caught.value.nearest) == ("where", nearest)
+        assert caught.value.problem == f"{known}, got {where!r}"
 
 
 @pytest.mark.parametrize(
@@ -70,33 +93,44 @@ async def test_a_request_that_fails_in_the_engine_gets_the_error_with_all_its_fa
 
 
 async def test_an_actor_whose_task_is_cancelled_from_outside_comes_back() -> None:
-    """Code that cancels tasks it does not own ends the actor: open calls hear of it, and a new one is made."""
+    """Code that cancels tasks it does not own ends the actor: open calls hear of it, or go on with a new one."""
     async with stub_runtime() as (_, model):
         before = await model.complete("hello", response_tokens=4, temperature=0.0)
         for task in asyncio.all_tasks():
             if task.get_name() == "model:m":
                 task.cancel()
         with pytest.raises(erllama.ModelCrashed, match="cancelled"):
-            await model.complete("hello", response_tokens=4, temperature=0.0)
+            await model.complete("hello", response_tokens=4, temperature=0.0, on_crash="fail")
         after = await model.complete("hello", response_tokens=4, temperature=0.0)
         assert after.reply == before.reply
         await until(lambda: model.info.restarts == 1)
+        async with model.stream("hello", response_tokens=4, temperature=0.0) as events:
+            for task in asyncio.all_tasks():
+                if task.get_name() == "model:m":
+                    task.cancel()
+            last = [event async for event in events][-1]
+        assert isinstance(last, erllama.Done)
+        assert last.completion.reply == before.reply
 
 
 @pytest.mark.slow
 async def test_a_crash_does_not_touch_the_other_model() -> None:
     """Its stream goes on, token by token, to the end it would have had."""
-    async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
+    asked: dict[str, Any] = {"response_tokens": 60, "temperature": 0.0, "ignore_eos": True}
+    async with gated() as (runtime, model, gate):
         other = await runtime.load_model("other", STUB)
-        alone = await model.complete("hello", response_tokens=60, temperature=0.0)
+        gate.gate.set()
+        alone = await model.complete("hello", **asked)
         await model.complete("something else", response_tokens=1, temperature=0.0)
-        async with model.stream("hello", response_tokens=60, temperature=0.0) as events:
-            async for event in events:
-                if isinstance(event, erllama.TextDelta) and other.phase == "idle" and other.info.restarts == 0:
-                    other.inject_fault("actor")
-        assert isinstance(event, erllama.Done)
-        assert event.completion.reply == alone.reply
-        assert other.info.restarts == 1
+        gate.gate.clear()
+        async with model.stream("hello", **asked) as events:
+            await gate.shut(20)
+            other.inject_fault("actor")
+            await until(lambda: other.info.restarts == 1)
+            gate.gate.set()
+            last = [event async for event in events][-1]
+        assert isinstance(last, erllama.Done)
+        assert last.completion.reply == alone.reply
         assert model.info.restarts == 0
 
 
@@ -135,7 +169,7 @@ async def test_a_model_that_crashes_too_often_is_given_up_and_the_rest_lives() -
         crashes = 0
         while bad.phase != "failed":
             with pytest.raises(erllama.ModelCrashed) as caught:
-                await bad.complete("hello")
+                await bad.complete("hello", on_crash="fail")
             crashes += not caught.value.gave_up
         with pytest.raises(erllama.ModelCrashed) as caught:
             await bad.complete("hello")
@@ -149,6 +183,53 @@ async def test_a_model_that_crashes_too_often_is_given_up_and_the_rest_lives() -
         assert (
             await (await runtime.load_model("bad", STUB)).complete("hello", response_tokens=1, temperature=0.0)
         ).generated
+
+
+def restarts_in_the_tree(runtime: erllama.Runtime, name: str) -> int:
+    """As the supervisor of models counts them."""
+    (models,) = [node for node in runtime.tree().children if node.name == "models"]
+    (child,) = [node for node in models.children if node.name == name]
+    return child.restarts
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("intensity", [0, 2])
+async def test_a_model_has_as_many_restarts_as_the_tree_says(isolation: Any, intensity: int) -> None:
+    """After each crash, also after the one that was too many, which is no restart."""
+    async with erllama.Runtime() as runtime:
+        limits: erllama.RestartOptsDict = {"intensity": intensity, "backoff_max": 0.0}
+        model = await runtime.load_model("m", {"backend": "stub", "isolation": isolation, "restarts": limits})
+        seen = []
+        for _ in range(intensity + 1):
+            model.inject_fault("actor")
+            await until(lambda: model.phase != "idle")
+            await until(lambda: model.phase in ("idle", "failed"))
+            seen.append((model.info.restarts, restarts_in_the_tree(runtime, "model:m")))
+        assert model.phase == "failed"
+        assert seen == [(number, number) for number in (*range(1, intensity + 1), intensity)]
+        assert model.counters.restarts == intensity
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_the_log_tells_a_crash_in_the_order_of_causes(isolation: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """What has failed and why; that requests go on; that the model is restarted, and is back."""
+    caplog.set_level(logging.INFO, "erllama_py")
+    async with erllama.Runtime() as runtime:
+        stub: erllama.StubOptsDict = {"seconds_per_token": 0.001}
+        model = await runtime.load_model("m", {"backend": "stub", "isolation": isolation, "stub": stub})
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(partial(model.complete, "hello", response_tokens=100, ignore_eos=True))
+            await until(lambda: model.counters.active == 2)
+            caplog.clear()
+            model.inject_fault("decode")
+    told = [record.getMessage() for record in caplog.records if record.name == "erllama_py"]
+    failed, *going_on, restarting, back = [one for one in told if "saved" not in one]
+    assert failed.startswith("a child failed supervisor='models' child='model:m'")
+    assert "error=" in failed
+    assert [one.startswith("a request goes on after a crash") for one in going_on] == [True, True]
+    assert restarting.startswith("restarting a failed child supervisor='models' child='model:m'")
+    assert back.startswith("model loaded")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers.blows import known_children
 from helpers.fuzz import ENDS, Fuzz
 from helpers.fuzz_calls import CALLS
 from helpers.public_calls import public
@@ -32,7 +33,7 @@ async def lives(seeds: range, root: Path, monkeypatch: pytest.MonkeyPatch) -> Co
     done: Counter[str] = Counter()
     for seed in seeds:
         with monkeypatch.context() as patch:
-            fuzz = Fuzz(root, Watch(patch), seed, A_LIFE, ENDS[seed % len(ENDS)])
+            fuzz = Fuzz(root, Watch(patch), known_children(patch), seed, A_LIFE, ENDS[seed % len(ENDS)])
             try:
                 await fuzz.live()
             except BaseException as error:
@@ -60,7 +61,7 @@ async def test_a_few_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 async def test_many_calls_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the stub and on a tiny model, by both loops."""
+    """On the stub and on a tiny model, in this process and in others, by both loops."""
     last = SEED + max(1, STEPS // A_LIFE)
     done = await lives(range(SEED, last), tmp_path, monkeypatch)
     # Whether a call is open when its model crashes is a matter of time: a few more lives, until one was.

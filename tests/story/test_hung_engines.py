@@ -13,7 +13,7 @@ import pytest
 from helpers.runtime import STUB, engine_threads, until
 
 import erllama_py as erllama
-from erllama_py.engine import heartbeat
+from erllama_py.engine import pace
 from erllama_py.engine.backend import ModelFacts
 from erllama_py.engine.stub import StubBackend
 from erllama_py.model import actor
@@ -182,8 +182,8 @@ async def test_its_id_stays_taken_though_its_supervisor_is_another_one() -> None
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any decode takes too long, and that is seen at once."""
-    monkeypatch.setattr(heartbeat, "FIRST_SECONDS", 0.0)
-    monkeypatch.setattr(heartbeat, "FIRST_SECONDS_PER_TOKEN", 0.0)
+    monkeypatch.setattr(pace, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "FIRST_SECONDS_PER_TOKEN", 0.0)
     monkeypatch.setattr(actor, "WATCH_SECONDS", 0.0)
 
 

@@ -240,7 +240,7 @@ async def test_the_crash_that_is_one_too_many_says_so_to_those_whom_it_hits(monk
     async with stub_runtime(fail_decode_after=0) as (_, model):
         said: list[bool] = []
         while True not in said:
-            calls = (model.complete("hello") for _ in range(3))
+            calls = (model.complete("hello", on_crash="fail") for _ in range(3))
             for error in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(error, erllama.ModelCrashed)
                 assert isinstance(error.__cause__, BackendFailure)

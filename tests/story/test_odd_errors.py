@@ -79,7 +79,7 @@ async def test_whatever_an_engine_raises_reaches_its_callers(place: str, error: 
     async with erllama.Runtime(backend_factory=lambda *given: made.pop()(*given)) as runtime:
         model = await runtime.load_model("m", STUB)
         with pytest.raises((erllama.ModelCrashed, erllama.RequestError)) as caught:
-            await model.complete("hello", response_tokens=2)
+            await model.complete("hello", response_tokens=2, on_crash="fail")
         assert str(caught.value)
         if isinstance(caught.value, erllama.ModelCrashed):
             assert (await model.complete("hello", response_tokens=2, temperature=0.0)).generated
@@ -133,7 +133,7 @@ async def test_open_calls_fail_before_the_memory_is_free() -> None:
         try:
             model = await runtime.load_model("m", {**STUB, "stub": {"fail_decode_after": 0}})
             with pytest.raises(erllama.ModelCrashed):
-                await model.complete("hello")
+                await model.complete("hello", on_crash="fail")
             await until(freeing.is_set)
             assert model.phase == "restarting"
             assert len(engine_threads()) == 1

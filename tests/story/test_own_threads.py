@@ -16,7 +16,7 @@ import pytest
 from helpers.runtime import STUB, until
 
 import erllama_py as erllama
-from erllama_py.handle.caller import INLINE_LENGTH
+from erllama_py.handle.port import INLINE_LENGTH
 from erllama_py.scheduler.messages import FaultPlace
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +48,9 @@ async def exhausted() -> AsyncIterator[None]:
 
 async def crash(model: erllama.Model, where: FaultPlace) -> None:
     """Let a model crash while it has a request."""
-    async with model.stream("hello", response_tokens=10_000, seed=212) as events:  # a reply of 599 tokens
+    async with model.stream(
+        "hello", response_tokens=10_000, seed=212, on_crash="fail"
+    ) as events:  # a reply of 599 tokens
         model.inject_fault(where)
         async for _ in events:
             pass

@@ -254,16 +254,24 @@ async def test_a_tier_that_fails_while_a_request_is_parked_costs_time_and_no_rep
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["actor", "thread", "decode"])
-async def test_a_crash_of_the_model_fails_parked_requests_too(monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
-    """Both learn of it; the model that comes back answers both."""
+@pytest.mark.parametrize("on_crash", ["continue", "fail"])
+async def test_a_crash_of_the_model_reaches_parked_requests_too(
+    monkeypatch: pytest.MonkeyPatch, where: Any, on_crash: str
+) -> None:
+    """Both go on with the model that comes back, or learn of it."""
     crowd = GatedCrowd(monkeypatch)
     async with crowded(runtime_options={"backend_factory": crowd.make}) as (_, model):
-        tasks = [asyncio.create_task(together(model, [prompt])) for prompt in prompts(2)]
+        given = {"on_crash": on_crash}
+        tasks = [asyncio.create_task(together(model, [prompt], given)) for prompt in prompts(2)]
         await crowd.until_parked()
         model.inject_fault(where)
         crowd.go_on()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [crashed(end) for end in ends] == [True, True]
+        if on_crash == "fail":
+            assert [crashed(end) for end in ends] == [True, True]
+        else:
+            replies = [one for end in ends if isinstance(end, list) for one in end]
+            assert [reply.generated for reply in replies] == [stub_reply(prompt, REPLY) for prompt in prompts(2)]
         replies = await together(model, prompts(2))
         await crowd.watch.at_rest()
     assert [reply.generated for reply in replies] == [stub_reply(prompt, REPLY) for prompt in prompts(2)]

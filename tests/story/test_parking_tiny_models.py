@@ -8,13 +8,15 @@ shares a batch with it; each must be, token for token, the one that the prompt g
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.crowd import together
+from helpers.stages import requests
 from helpers.tiny_gguf import Kind, tiny_gguf
-from helpers.watched import Watch
+from helpers.watched import GUARD_SECONDS, Watch
 
 import erllama_py as erllama
 
@@ -80,6 +82,9 @@ async def test_a_higher_priority_takes_the_place_of_another(
     path, asked, watch = tiny_gguf(kind, folder), prompts(3), Watch(monkeypatch)
     expected = await alone(path, asked)
     options = config(path, POLICY, n_seq_max=2, n_ctx=1024)
+    all_are_there = threading.Event()  # the engine goes on then: neither may end before the third comes
+    watch.on_tick = lambda: all_are_there.wait(GUARD_SECONDS)
+    watch.see = lambda model_id, state: all_are_there.set() if len(requests(state)) == len(asked) else None
     async with erllama.Runtime() as runtime:
         model = await runtime.load_model("m", options)
         first = asyncio.create_task(together(model, asked[:2], ENDLESS, ENDLESS, length=REPLY))

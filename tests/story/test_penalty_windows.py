@@ -58,7 +58,7 @@ async def test_a_reply_goes_on_after_a_restart_and_after_a_crash_as_if_it_had_no
         assert repeated.cache_hit_kind in ("exact", "live")
         model.inject_fault("decode")
         with pytest.raises(erllama.ModelCrashed):
-            await model.complete(said, response_tokens=half, **LOOKS_BACK)
+            await model.complete(said, response_tokens=half, on_crash="fail", **LOOKS_BACK)
         crashed = await model.complete(said, response_tokens=half, **LOOKS_BACK)
     assert [one.generated for one in (restored, repeated, crashed)] == [whole.generated[half:]] * 3
 

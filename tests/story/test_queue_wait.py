@@ -94,7 +94,7 @@ ENDS: dict[str, tuple[type[BaseException] | None, dict[str, Any]]] = {
     "cancelled by id": (None, {}),
     "deadline": (None, {"deadline": 0.02}),
     "too long": (erllama.QueueFull, {"queue_wait": 0.02}),
-    "crash": (erllama.ModelCrashed, {}),
+    "crash": (erllama.ModelCrashed, {"on_crash": "fail"}),
     "unload": (erllama.ModelNotLoaded, {}),
 }
 

@@ -166,7 +166,7 @@ async def test_after_crashes_of_the_model(subject: tuple[str, Kind], models: Pat
 
             async def open_call() -> None:
                 with pytest.raises(ModelCrashed, match="restarted"):
-                    await recorder.ask(model, words(9, 7))
+                    await recorder.ask(model, words(9, 7), on_crash="fail")
                 recorder.go_on()
 
             tasks.start_soon(open_call)
@@ -190,7 +190,7 @@ async def test_after_a_crash_of_the_second_context(subject: tuple[str, Kind], mo
             assert (await recorder.ask(model, PROMPTS[-1]))[0] == expected[-1]
             recorder.fail = True
             with pytest.raises(ModelCrashed, match="restarted"):
-                await recorder.ask(model, PROMPTS[-2])
+                await recorder.ask(model, PROMPTS[-2], on_crash="fail")
             assert [type(event) async for event in events][-1] is erllama.Done
         for prompt, bits in zip(PROMPTS[-2:], expected, strict=True):
             assert (await recorder.ask(model, prompt))[0] == bits
@@ -245,7 +245,7 @@ async def test_without_it_the_bits_do_change(kind: Kind, models: Path) -> None:
 
 async def test_with_structure_and_log_probabilities(subject: tuple[str, Kind], models: Path) -> None:
     """Tokens that a structure leaves no choice about are decoded one by one, as they would be after parking."""
-    options, recorder = config(*subject, models), Recorder(22)
+    options, recorder = config(*subject, models), Recorder(6)
     given: dict[str, Any] = {"regex": "abcabcabcabc[a-z]{30}", "response_tokens": 60, "temperature": 0.0, "logprobs": 2}
     async with erllama.Runtime(backend_factory=recorder.make) as runtime:
         model, found = await runtime.load_model("m", options), list[erllama.Completion]()

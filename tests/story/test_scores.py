@@ -292,13 +292,31 @@ async def test_scores_that_do_not_fit_together_are_what_they_are_alone(memory: s
         assert scores.scores[0].token_logprobs == pytest.approx(told)
 
 
-async def test_a_crash_ends_the_call() -> None:
+async def test_a_call_goes_on_after_a_crash() -> None:
+    """Of the prompt, or among the continuations: the scores are those of a call that was not disturbed."""
+    more = [f"{n} more" for n in range(100)]
+    async with gated() as (_, model, gate):
+        gate.gate.set()
+        expected = await model.score(PROMPT, more)
+        for shut_after in (1, 2):
+            gate.shut_after = len(gate.backends[-1].parts) + shut_after
+            asking = asyncio.create_task(model.score(PROMPT, more))
+            await until(lambda: not gate.gate.is_set())
+            gate.shut_after = None
+            model.inject_fault()
+            gate.gate.set()
+            found = await asking
+            assert [one.logprob for one in found.scores] == pytest.approx([one.logprob for one in expected.scores])
+        assert model.info.restarts == 2
+
+
+async def test_a_crash_ends_the_call_if_it_is_to() -> None:
     """With `ModelCrashed`, as every request; the model comes back and scores again."""
     async with slow_stub() as (runtime, _, gate):
         model = await runtime.load_model("m", {"backend": "stub"})
         expected = await model.score(PROMPT, ENDS)
         slow = runtime.model("slow")
-        asking = asyncio.create_task(slow.score(PROMPT, ENDS))
+        asking = asyncio.create_task(slow.score(PROMPT, ENDS, on_crash="fail"))
         await until(lambda: slow.queue_depth == 1)
         slow.inject_fault()
         with pytest.raises(erllama.ModelCrashed):
@@ -312,7 +330,7 @@ async def test_a_crash_among_the_continuations_ends_the_call() -> None:
     async with gated() as (_, model, gate):
         gate.gate.set()
         gate.shut_after = 2
-        asking = asyncio.create_task(model.score(PROMPT, [f"{n} more" for n in range(100)]))
+        asking = asyncio.create_task(model.score(PROMPT, [f"{n} more" for n in range(100)], on_crash="fail"))
         await until(lambda: model.queue_depth == 9)
         gate.shut_after = None
         model.inject_fault()

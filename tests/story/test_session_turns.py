@@ -142,13 +142,33 @@ async def test_a_crash_takes_no_tokens_of_a_session() -> None:
     async with stub_runtime() as (_, model), model.session() as session:
         await session.chat("Hello", **SHORT)
         held = session.tokens
-        async with session.stream_chat("Next", response_tokens=2_000) as events:
+        async with session.stream_chat("Next", response_tokens=2_000, on_crash="fail") as events:
             model.inject_fault("decode")
             with pytest.raises(erllama.ModelCrashed):
                 [event async for event in events]
         assert session.tokens == held
         await session.chat("Next", **SHORT)
         assert session.tokens[: len(held)] == held
+
+
+async def test_a_turn_goes_on_after_a_crash_and_so_does_the_session() -> None:
+    """Its tokens are those of a turn that was not disturbed, and the next one extends them."""
+    exact: dict[str, Any] = {"temperature": 0.0, "response_tokens": 60, "ignore_eos": True}
+    turns: list[list[int]] = []
+    for crashes in (False, True):
+        async with stub_runtime(seconds_per_token=0.001) as (_, model), model.session() as session:
+            await session.chat("Hello", **exact)
+            async with session.stream_chat("Next", **exact) as events:
+                async for event in events:
+                    if crashes and isinstance(event, erllama.TextDelta):
+                        crashes = False
+                        model.inject_fault("decode")
+            held = session.tokens
+            await session.chat("And so on", **exact)
+            assert session.tokens[: len(held)] == held
+            assert session.exact
+            turns.append(session.tokens)
+    assert turns[0] == turns[1]
 
 
 async def test_a_second_turn_at_once_is_refused() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -107,7 +108,7 @@ async def test_a_session_goes_on_after_a_restart_of_its_model() -> None:
 async def test_a_crash_under_way_leaves_no_session_busy() -> None:
     """The turn failed with its model; the next is answered."""
     async with slow_stub() as (_, model, gate):
-        first = asyncio.create_task(model.complete(first_prompt(), session_id="s", **SHORT))
+        first = asyncio.create_task(model.complete(first_prompt(), session_id="s", on_crash="fail", **SHORT))
         await until(lambda: model.queue_depth == 1)
         model.inject_fault("actor")
         with pytest.raises(erllama.ModelCrashed):
@@ -115,6 +116,28 @@ async def test_a_crash_under_way_leaves_no_session_busy() -> None:
         gate.set()
         again = await model.complete(first_prompt(), session_id="s", **SHORT)
         assert again.generated == stub_reply(first_prompt(), 8)
+
+
+def _note(ended: list[int], number: int, _: object) -> None:
+    ended.append(number)
+
+
+async def test_turns_that_wait_for_each_other_go_on_in_their_order_after_a_crash() -> None:
+    """The first is not refused for the second, nor overtaken by it."""
+    async with slow_stub() as (_, model, gate):
+        first = asyncio.create_task(model.complete(first_prompt(), session_id="s", **SHORT))
+        await until(lambda: model.queue_depth == 1)
+        more: Any = {"session_id": "s", "session_wait": True, **SHORT}
+        others = [asyncio.create_task(model.complete(first_prompt(), **more)) for _ in range(3)]
+        await until(lambda: model.queue_depth == 4)
+        ended: list[int] = []
+        for number, one in enumerate((first, *others)):
+            one.add_done_callback(partial(_note, ended, number))
+        model.inject_fault("actor")
+        gate.set()
+        replies = await asyncio.gather(first, *others)
+        assert [one.generated for one in replies] == [stub_reply(first_prompt(), 8)] * 4
+        assert ended == [0, 1, 2, 3]
 
 
 async def test_the_same_id_means_another_session_on_another_model() -> None:

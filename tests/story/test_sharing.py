@@ -172,16 +172,22 @@ async def test_when_the_first_is_cancelled_another_takes_over(memory: str) -> No
     assert sum(reply.stats.prefill_tokens for reply in replies) == len(SYSTEM) + 4 * OWN
 
 
-async def test_a_crash_half_way_fails_all_and_the_next_start_again() -> None:
-    """Those that wait for the first one wait no longer."""
+@pytest.mark.parametrize("on_crash", ["continue", "fail"])
+async def test_a_crash_half_way_reaches_all_and_the_next_start_again(on_crash: str) -> None:
+    """Those that wait for the first one wait no longer, or once more."""
     prompts = asked(5)
     async with gated() as (_, model, gate):
-        waiting = [asyncio.create_task(model.complete(prompt, **GREEDY)) for prompt in prompts]
+        given: Any = GREEDY | {"on_crash": on_crash}
+        waiting = [asyncio.create_task(model.complete(prompt, **given)) for prompt in prompts]
         await arrived(model, 5)
         model.inject_fault()
-        for answer in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(answer, erllama.ModelCrashed)
-        gate.gate.set()
+        if on_crash == "fail":
+            for answer in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(answer, erllama.ModelCrashed)
+            gate.gate.set()
+        else:
+            gate.gate.set()
+            assert right(prompts, await asyncio.gather(*waiting))
         assert right(prompts, await together(model, prompts, length=LENGTH))
 
 

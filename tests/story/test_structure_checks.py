@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from helpers.runtime import stub_runtime, until
+from helpers.tiny_vocabulary import tiny_vocabulary
 
 import erllama_py as erllama
+from erllama_py.chat.structure import structure_text
+from erllama_py.engine.structure import Matcher
 from erllama_py.handle import caller, reading
-from erllama_py.handle.structured import structured
+from erllama_py.handle.structured import check, structured
 
 pytestmark = pytest.mark.anyio
 
@@ -55,3 +59,20 @@ async def test_a_check_that_fails_leaves_its_place_to_the_next() -> None:
             with pytest.raises(erllama.InvalidGrammar):
                 await model.complete("x", regex="(")
         assert (await model.complete("x", regex="a")).reply == "a"
+
+
+def test_a_vocabulary_that_is_closed_meanwhile_is_not_the_structures_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that crashes or is unloaded closes it: texts are not cut into tokens any more, and what is forced is not
+    found. The caller waits for the next one, or hears that there is none."""
+    with tiny_vocabulary("bpe", tmp_path) as vocabulary:
+        tokenizer, mask = vocabulary.structure_tokenizer(), Matcher.mask
+
+        def closed(matcher: Matcher) -> Any:
+            vocabulary.close()
+            return mask(matcher)
+
+        monkeypatch.setattr(Matcher, "mask", closed)
+        with pytest.raises(erllama.ModelNotLoaded):
+            check(structure_text(json_schema={"type": "object"}) or "", tokenizer)

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from helpers.gated import gated
 from helpers.runtime import stub_runtime, until
 
 import erllama_py as erllama
@@ -60,26 +61,33 @@ async def test_a_loop_that_keeps_failing_is_given_up_alone() -> None:
 
 
 @pytest.mark.slow
-async def test_a_loop_can_use_models_and_survives_their_crashes() -> None:
-    """The whole point: an agent that asks again after `ModelCrashed`, supervised beside its model."""
+@pytest.mark.parametrize("on_crash", ["continue", "fail"])
+async def test_a_loop_can_use_models_and_survives_their_crashes(on_crash: Any) -> None:
+    """The whole point: an agent that does not hear of them, or asks again after `ModelCrashed`, supervised beside its
+    model."""
     answers: list[str] = []
     crashes: list[str] = []
 
-    async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
+    async with gated() as (runtime, model, gate):
 
         async def agent() -> None:
             while len(answers) < 3:
                 try:
-                    answers.append((await model.complete("hello", response_tokens=30, temperature=0.0)).reply)
+                    done = await model.complete("hello", response_tokens=30, temperature=0.0, on_crash=on_crash)
+                    answers.append(done.reply)
                 except erllama.ModelCrashed as crash:
                     crashes.append(crash.model_id)
 
         loop = await runtime.supervise("agent", agent, restart="transient")
+        await gate.shut(10)
         await until(lambda: model.phase == "generating")
         model.inject_fault("actor")
+        await until(lambda: model.info.restarts == 1)
+        gate.shut_after = None
+        gate.gate.set()
         assert await loop.wait() == erllama.Returned(None)
     assert len(set(answers)) == 1
-    assert crashes == ["m"]
+    assert crashes == (["m"] if on_crash == "fail" else [])
 
 
 async def test_supervise_refuses_what_it_cannot_run() -> None:
@@ -170,7 +178,7 @@ async def test_a_permanent_loop_that_returns_at_once_is_reported_as_returned() -
 @pytest.mark.parametrize(
     ("given", "option", "nearest"),
     [
-        ({"restart": "permanant"}, "restart", None),
+        ({"restart": "permanant"}, "restart", "permanent"),
         ({"restart": None}, "restart", None),
         ({"limits": {"intensty": 3}}, "limits.intensty", "limits.intensity"),
         ({"limits": {"intensity": -1}}, "limits.intensity", None),

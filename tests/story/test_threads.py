@@ -51,6 +51,6 @@ async def test_a_restart_begins_with_all_threads() -> None:
         model._board.use_threads(1)
         model.inject_fault("thread")
         with pytest.raises(erllama.ModelCrashed):
-            await model.complete("hello")
+            await model.complete("hello", on_crash="fail")
         await model.complete("hello", response_tokens=2)
         assert model.info.threads_used == 2

@@ -25,4 +25,4 @@ async def test_a_writer_killed_at_random_moments_loses_nothing_that_it_announced
     assert killed.rounds == ROUNDS
     assert killed.kept >= killed.announced > ROUNDS
     # Otherwise the kills came at moments that prove little.
-    assert killed.with_temp_files > 0
+    assert killed.with_temp_files >= ROUNDS // 2

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy
 import pytest
 from helpers.fake_cache import Bench, key_of, meta_of, payload_of, put_of, tier_running
+from helpers.runtime import until
 
+from erllama_py import shared_memory
 from erllama_py.errors import RowUnavailable, TierFailed, TierFull
 from erllama_py.options.tiers import RamTier as RamSpec
+from erllama_py.shared_memory.arena import Arena
 from erllama_py.tiers.messages import (
     Delete,
     Get,
@@ -53,6 +56,22 @@ async def test_a_row_comes_back_as_it_was_put() -> None:
         assert first.logits == put_of(meta).row.logits
         assert first.payload.readonly
         assert first.payload.obj is second.payload.obj
+
+
+async def test_rows_lie_where_other_processes_can_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there is such a process; a row that is restored in it is not copied."""
+    arena = Arena()
+    arena.share()
+    monkeypatch.setattr(shared_memory, "allocate", arena.allocate)
+    async with tier_running(ram) as bench:
+        meta = meta_of(1)
+        await bench.ref.call(put_of(meta))
+        row = await bench.ref.call(Get(meta.key))
+        assert arena.locate(row.payload) is not None
+        await bench.ref.call(Delete((meta.key,)))
+        assert arena.segments
+        del row
+        await until(lambda: not arena.segments)  # the thread that made the copy lets go of it, sooner or later
 
 
 async def test_a_cache_that_comes_later_gets_all_reports() -> None:

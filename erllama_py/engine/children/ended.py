@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from erllama_py.engine.children.codes import FAILED
+
 How = Literal["ended", "crashed", "failed", "out of time", "unwanted"]
 
 
@@ -23,11 +25,26 @@ class Ended(msgspec.Struct, frozen=True):
     written: str  # the end of what libraries wrote
     seconds: float
     info: str = ""  # the last of what it told as "info …"
+    most_bytes: int | None = None  # of memory, where its process has a limit that is not for this task alone
+    no_memory: bool = False  # whether that is known to have ended it
 
     @property
     def last_words(self) -> str:
         """See `last_words`."""
         return last_words(self.written)
+
+
+def ended_of(
+    how: How | None, code: int | None, words: bytes, written: bytes, seconds: float, signal: str | None = None
+) -> Ended:
+    """The end of a child that has said `words`; `how` where it is known, as of one that was killed. Pure."""
+    said = words.decode(errors="replace").split("\n")[:-1]
+    stages = tuple(word.removeprefix("stage ") for word in said if word.startswith("stage "))
+    infos = [word.removeprefix("info ") for word in said if word.startswith("info ")]
+    if how is None:
+        how, code = how_ended(code, said)
+    text = written.decode(errors="replace")
+    return Ended(how, code, signal, stages, text, seconds, infos[-1] if infos else "")
 
 
 def how_ended(code: int | None, said: list[str]) -> tuple[How, int | None]:
@@ -37,7 +54,7 @@ def how_ended(code: int | None, said: list[str]) -> tuple[How, int | None]:
     """
     by_word = next((int(word.removeprefix("done ")) for word in said if word.startswith("done ")), None)
     if by_word is not None and code in (0, by_word):
-        return "ended", by_word
+        return ("failed" if by_word == FAILED else "ended"), by_word
     return ("crashed" if code is None or code <= 0 else "failed"), code
 
 

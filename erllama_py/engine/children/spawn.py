@@ -1,8 +1,9 @@
 """Beginning a child, watching it, and telling how it ended. Blocks: for a worker thread.
 
 A child is a new interpreter, never a fork: nothing of this process goes into it but its environment and `sys.path`, no
-descriptor and no lock, and the application's `__main__` is not run in it. It cannot outlive this process (see `entry`)
-or its time.
+lock, no descriptor but those that it is given, and the application's `__main__` is not run in it. It cannot outlive
+this process, nor the thread that began it (see `entry`). `run_child` gives it a task and a time; what lives longer is
+begun with `begin` by who watches it: see `engine.process.life.child_process`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from erllama_py.engine.children.ended import Ended, How, how_ended
+from erllama_py.engine.children.ended import Ended, How, ended_of
 
 _PACKAGE = Path(__file__).parents[2]
 _LAST_BYTES = 16 << 10  # kept of what a child writes: its last words, and the lines before them
@@ -27,8 +28,9 @@ _READ_BYTES = 64 << 10
 _LOOK_SECONDS = 0.05  # how soon a caller that wants it no more is heard
 _KILL_SECONDS = 5.0  # for the kernel to end a killed child; one that waits for a disk that hangs stays behind
 
-# ggml would start a debugger to show a trace, and initialise GPUs that are not needed.
-_QUIET = {"GGML_NO_BACKTRACE": "1"}
+# ggml would start a debugger to show a trace, and initialise GPUs that are not needed. numpy's OpenBLAS would begin a
+# thread for each CPU, with 40 MB of private data each, and multiply no matrix.
+_LITTLE = {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"}
 _NO_DEVICES = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "HIP_VISIBLE_DEVICES": "-1",
@@ -48,22 +50,19 @@ def run_child(
     `given` goes to it as JSON. GPUs are hidden from it unless it is to see `devices`. Raises `CannotSpawn`.
     """
     began = time.monotonic()
-    process = _begun(task, given, {**os.environ, **_QUIET, **({} if devices else _NO_DEVICES)})
+    process = begin(task, given, devices=devices)
+    assert process.stdout is not None
+    assert process.stderr is not None
     try:
-        words, written, how = _listen(process, began + seconds, wanted)
+        words, written, how = listen(process.stdout.fileno(), process.stderr.fileno(), began + seconds, wanted)
+        if how is not None:
+            process.kill()
     except BaseException:
         process.kill()
         raise
     finally:
-        code = _end(process)
-    seconds_taken = time.monotonic() - began
-    said = words.decode(errors="replace").split("\n")[:-1]
-    stages = tuple(word.removeprefix("stage ") for word in said if word.startswith("stage "))
-    infos = [word.removeprefix("info ") for word in said if word.startswith("info ")]
-    text = written.decode(errors="replace")
-    if how is None:
-        how, code = how_ended(code, said)
-    return Ended(how, code, _signal_name(code), stages, text, seconds_taken, infos[-1] if infos else "")
+        code = reap(process)
+    return ended_of(how, code, words, written, time.monotonic() - began, signal_name(code))
 
 
 def find_python() -> str:
@@ -86,7 +85,9 @@ def _interpreters(executable: str, frozen: bool) -> Iterator[str]:
             yield os.path.join(prefix, "bin", names[0])
 
 
-def _begun(task: str, given: Any, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def begin(task: str, given: Any, *, devices: bool = False, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Begin a child, which ends with the thread that does this. Its words come through `stdout`, and what libraries
+    write through `stderr`; it has the descriptors `pass_fds`, by the same numbers. Raises `CannotSpawn`."""
     entry = _PACKAGE / "engine" / "children" / "entry.py"
     if not entry.is_file():
         raise CannotSpawn(f"{entry} is no file, as where the package lies in an archive")
@@ -96,7 +97,7 @@ def _begun(task: str, given: Any, environment: Mapping[str, str]) -> subprocess.
     try:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment,
+            env={**os.environ, **_LITTLE, **({} if devices else _NO_DEVICES)}, pass_fds=pass_fds,
             start_new_session=True,  # Ctrl-C in a terminal is for this process, which ends the child
         )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -110,21 +111,17 @@ def _paths() -> Iterator[str]:
             yield os.path.abspath(str(path))
 
 
-def _listen(
-    process: subprocess.Popen[bytes], deadline: float, wanted: Callable[[], bool]
-) -> tuple[bytes, bytes, How | None]:
-    """What a child says, and the end of what it writes, until it ends or is killed; and why it was."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    words, written = bytearray(), bytearray()
-    into = {process.stdout.fileno(): words, process.stderr.fileno(): written}
+def listen(words: int, written: int, deadline: float, wanted: Callable[[], bool]) -> tuple[bytes, bytes, How | None]:
+    """What a child says and what libraries write in it, the ends of both, until both pipes have ended; or else why it
+    is to be killed now."""
+    into = {words: bytearray(), written: bytearray()}
+    told = (into[words], into[written])
     poll = select.poll()
     for descriptor in into:
         poll.register(descriptor, select.POLLIN)
     while into:
         if not wanted() or time.monotonic() > deadline:
-            process.kill()
-            return bytes(words), bytes(written), "out of time" if wanted() else "unwanted"
+            return bytes(told[0]), bytes(told[1]), "out of time" if wanted() else "unwanted"
         for descriptor, _ in poll.poll(_LOOK_SECONDS * 1000):
             data = os.read(descriptor, _READ_BYTES)
             if not data:
@@ -133,11 +130,11 @@ def _listen(
                 continue
             into[descriptor] += data
             del into[descriptor][:-_LAST_BYTES]
-    return bytes(words), bytes(written), None
+    return bytes(told[0]), bytes(told[1]), None
 
 
-def _end(process: subprocess.Popen[bytes]) -> int | None:
-    """The return code; None where it does not end."""
+def reap(process: subprocess.Popen[bytes]) -> int | None:
+    """The return code of a child that has ended, or is killed now; None where it does not end."""
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
@@ -148,7 +145,8 @@ def _end(process: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
-def _signal_name(code: int | None) -> str | None:
+def signal_name(code: int | None) -> str | None:
+    """The signal that a return code stands for, by name; None where it stands for none."""
     if code is None or code >= 0:
         return None
     try:

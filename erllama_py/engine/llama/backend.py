@@ -37,6 +37,7 @@ from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.model_facts import memory_kind, model_facts
 from erllama_py.engine.llama.native import AbortFlag, Library, library
+from erllama_py.engine.llama.probe import FileTry
 from erllama_py.engine.llama.sampler import LlamaSampler
 from erllama_py.engine.llama.states import States
 from erllama_py.engine.llama.steps import Making
@@ -59,10 +60,13 @@ T = TypeVar("T")
 class LlamaBackend:
     """See `Backend`. Making one costs nothing; llama.cpp is imported by `inspect` or `load`."""
 
-    def __init__(self, model_id: str, config: ModelConfig, home: Path | None = None) -> None:
+    def __init__(
+        self, model_id: str, config: ModelConfig, home: Path | None = None,
+        later: Callable[[FileTry], object] | None = None,
+    ) -> None:  # fmt: skip
         self._model_id = model_id
         self._config = config
-        self._home = home  # None where nothing is tried in a child first
+        self._home, self._later = home, later  # no home where nothing is tried in a child first
         self._path = str(config.model_path or "")  # a configuration for this backend has one
         self._files: tuple[ModelFile, ...] = ()  # as `inspect` has read them
         self._file: FileFacts | None = None
@@ -79,7 +83,7 @@ class LlamaBackend:
         self._samplers: set[LlamaSampler] = set()
 
     def inspect(self) -> FileFacts:
-        _, facts = looked_at(self._config, self._model_id, self._home, lambda: not self._aborting)
+        _, facts = looked_at(self._config, self._model_id, self._home, lambda: not self._aborting, self._later)
         self._file, self._files = facts, facts.files
         return facts
 
@@ -97,6 +101,17 @@ class LlamaBackend:
             facts = self._load(self._library, progress)
             check_unchanged(self._files)
             return facts
+        except BaseException:
+            self.close()
+            raise
+
+    def load_weights(self, progress: Callable[[float], bool]) -> None:
+        """As `load`, without a context: for others, to `use_weights_of` this one."""
+        self._library = lib = library()
+        try:
+            self._file_facts(lib)  # so that they need not read the header
+            self._weights = self._hold_weights(lib, progress)
+            self._vocabulary.open(lib, self._weights.model)
         except BaseException:
             self.close()
             raise
@@ -232,6 +247,10 @@ class LlamaBackend:
 
     def restore(self, seq_id: int, start: int, end: int, payload: memoryview) -> RestoreStatus:
         return self._opened(self._states).restore(seq_id, start, end, payload)
+
+    def fail_assertion(self) -> None:
+        """See `Backend.fail_assertion`."""
+        library().fail_assertion()
 
     def abort(self, flag: bool) -> None:
         """See `Backend.abort`. Before `load` it is remembered."""

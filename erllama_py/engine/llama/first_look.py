@@ -10,7 +10,7 @@ from erllama_py.engine.backend import FileFacts
 from erllama_py.engine.llama.gguf_file import find_load_fault, read_facts
 from erllama_py.engine.llama.gguf_header import check_file
 from erllama_py.engine.llama.native import AbortFlag, Library, library
-from erllama_py.engine.llama.probe import Probe
+from erllama_py.engine.llama.probe import FileTry, Probe
 from erllama_py.engine.llama.weights import context_params
 from erllama_py.errors import UnsupportedModel
 from erllama_py.options.model import ModelConfig
@@ -20,18 +20,19 @@ ProbeEmbedder = Callable[[Any, Callable[[], bool]], object]
 
 
 def looked_at(
-    config: ModelConfig, model_id: str, home: Path | None, wanted: Callable[[], bool]
-) -> tuple[Library, FileFacts]:
+    config: ModelConfig, model_id: str, home: Path | None, wanted: Callable[[], bool],
+    later: Callable[[FileTry], object] | None = None,
+) -> tuple[Library, FileFacts]:  # fmt: skip
     """llama.cpp, and the facts of the file, once both have been found sound; without a `home` only what is known to be
-    unsound is refused.
+    unsound is refused. Who gives `later` has the file tried, before anything else is done with it.
 
     Raises as `Backend.inspect` does, and `LoadCancelled`.
     """
     path = str(config.model_path)
     check_file(path)  # a file that is not there needs no library
-    probe = _probe(config, model_id, home, wanted)
+    probe = _probe(config, model_id, home)
     if probe is not None:
-        probe.build()
+        probe.build(wanted)
     lib = library()
     on_gpu = config.model_opts.n_gpu_layers != 0 and bool(lib.c.llama_supports_gpu_offload())
     facts = read_facts(lib, path, model_id, on_cpu=not on_gpu)
@@ -39,25 +40,32 @@ def looked_at(
     def fault() -> str | None:
         return find_load_fault(lib, path, model_id)
 
+    if probe is None:
+        if problem := fault():
+            raise UnsupportedModel(path, problem)
+        return lib, facts
     vocab_only = config.model_opts.vocab_only
     context = None if vocab_only or facts.embeds_only else context_params(lib, config, AbortFlag(lib))
-    tried = probe is not None and probe.file(facts, context, vocab_only=vocab_only, reason=fault)
-    if not tried and (problem := fault()):
-        raise UnsupportedModel(path, problem)
+    file = probe.file(facts, context, vocab_only=vocab_only, reason=fault)
+    if later is None:
+        file.settle(wanted)
+    else:
+        later(file)
     return lib, facts
 
 
 def embedder_probe(config: ModelConfig, model_id: str, home: Path | None, facts: FileFacts) -> ProbeEmbedder:
-    """What tries the context of an embedder over the same file. It raises as `Probe.file` does."""
+    """What tries the context of an embedder over the same file. It raises as `FileTry.settle` does."""
 
-    def attempt(params: Any, wanted: Callable[[], bool]) -> object:
-        probe = _probe(config, model_id, home, wanted)
-        return None if probe is None else probe.file(facts, params, reason=lambda: None)
+    def attempt(params: Any, wanted: Callable[[], bool]) -> None:
+        probe = _probe(config, model_id, home)
+        if probe is not None:
+            probe.file(facts, params, reason=lambda: None).settle(wanted)
 
     return attempt
 
 
-def _probe(config: ModelConfig, model_id: str, home: Path | None, wanted: Callable[[], bool]) -> Probe | None:
+def _probe(config: ModelConfig, model_id: str, home: Path | None) -> Probe | None:
     if home is None or not config.probe:
         return None
-    return Probe(home / "probes", model_id, str(config.model_path), wanted)
+    return Probe(home / "probes", model_id, str(config.model_path))

@@ -11,7 +11,7 @@ import re
 import threading
 from typing import Any, Literal
 
-from erllama_py.watch.log import LLAMA_CPP, get_logger
+from erllama_py.watch.log import LLAMA_CPP, get_logger, note_error
 
 Level = Literal["debug", "warning", "error"]
 
@@ -115,6 +115,8 @@ def _finish_line() -> None:
     line, _thread.begun = _thread.begun.rstrip(), ""
     if not line:
         return
+    if _thread.level == "error":
+        note_error(line)
     if _thread.context is not None:
         _thread.context.take(_thread.level, line)
     else:

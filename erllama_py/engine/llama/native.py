@@ -15,6 +15,8 @@ import ctypes
 import importlib.util
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +120,8 @@ class Library:
         self.gguf = Gguf(self.c._lib)
         # The bindings print to stderr through a callback of their own; ours takes its place before anything
         # is said. It is kept here because C code holds its address for as long as the process lives.
-        self._log_callback = _LOG_CALLBACK(logs.receive)
-        self.c.llama_log_set(ctypes.cast(self._log_callback, self.c.llama_log_callback), None)
+        self._log_callback = ctypes.cast(_LOG_CALLBACK(logs.receive), self.c.llama_log_callback)
+        self.c.llama_log_set(self._log_callback, None)
         self.c.llama_backend_init()
         self._pause_threads = openmp.pause_function(self.c._lib)
         self._malloc_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -131,6 +133,15 @@ class Library:
         self.tensor_types = {
             number: self._ggml("type_name", number).lower() for number in range(self.c.GGML_TYPE_COUNT)
         }
+
+    @contextmanager
+    def log_to_stderr(self) -> Iterator[None]:
+        """Have llama.cpp write its messages to standard error meanwhile, as it does where nobody asks for them."""
+        self.c.llama_log_set(self.c.llama_log_callback(), None)
+        try:
+            yield
+        finally:
+            self.c.llama_log_set(self._log_callback, None)
 
     def give_back_memory(self) -> None:
         """Return freed memory to the system, where the C library can (glibc).
@@ -145,6 +156,10 @@ class Library:
         """End the threads that have computed for the thread that calls this; its next decode makes new ones."""
         if self._pause_threads is not None:
             self._pause_threads(openmp.SOFT)
+
+    def fail_assertion(self) -> None:
+        """End the process as a failed assertion of ggml does: with its line on standard error, and by `abort()`."""
+        self.c._lib.ggml_abort(b"drill.c", 1, b"GGML_ASSERT(%s) failed", b"false")
 
     def file_type(self, number: int) -> str | None:
         """Name of a `llama_ftype` as in file names, `None` if there is no such type."""

@@ -1,9 +1,10 @@
 """What is tried in a child before it is done in this process, which it could end: once, then it is remembered.
 
 `build`: whether this build of llama.cpp can decode on this CPU. `file`: whether a model file can be loaded, as far as
-that goes without its weights. What has passed is remembered by this process, and in `$ERLLAMA_HOME/probes`: a build by
-its library files and the CPU, a file by its identity, the build, and the options of the context but for its size. So is
-a build that traps; whatever else happens may have other reasons, and is tried again.
+that goes without its weights; who is to try it says so to `FileTry.settle`. What has passed is remembered by this
+process, and in `$ERLLAMA_HOME/probes`: a build by its library files and the CPU, a file by its identity, the build, and
+the options of the context but for its size. So is a build that traps; whatever else happens may have other reasons, and
+is tried again.
 
 Where no child can be begun, or one fails before its task, that is logged, and the load goes on without it. Blocks.
 """
@@ -17,9 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from erllama_py.cpus import usable_cpus
 from erllama_py.engine.backend import FileFacts, LoadCancelled
@@ -31,7 +31,7 @@ from erllama_py.engine.llama import remembered
 from erllama_py.engine.llama.native import library_files, package_folder
 from erllama_py.engine.llama.probe_words import REPAIR, Bounds, build_problem, file_error, is_lasting, passes
 from erllama_py.engine.llama.remembered import Found
-from erllama_py.errors import UnusableBuild
+from erllama_py.errors import UnsupportedModel, UnusableBuild
 from erllama_py.watch.log import get_logger
 
 BOUNDS = Bounds()
@@ -47,72 +47,64 @@ _NOT_OF_THE_GRAPH = {"n_ctx", "n_threads", "n_threads_batch"}
 _PLAIN = {ctypes.c_bool, ctypes.c_int, ctypes.c_int8, ctypes.c_uint32, ctypes.c_int32, ctypes.c_float, ctypes.c_uint64}
 
 
-class Probe:
-    """Tries for one model. `folder` is where results are remembered; `wanted` is asked whether to go on."""
+class Run(Protocol):
+    """Does a task in a child, as `run_child` does."""
 
-    def __init__(self, folder: Path, model_id: str, path: str, wanted: Callable[[], bool]) -> None:
-        self._folder, self._path, self._wanted = folder, path, wanted
+    def __call__(self, task: str, given: Any, *, seconds: float, wanted: Callable[[], bool]) -> Ended:
+        """Raises `CannotSpawn`."""
+
+
+class Probe:
+    """Tries for one model. `folder` is where results are remembered."""
+
+    def __init__(self, folder: Path, model_id: str, path: str) -> None:
+        self.folder, self.path = folder, path
         self._log = get_logger(model=model_id)
 
-    def build(self) -> None:
-        """Before the library is opened here. Raises `UnusableBuild`, `LoadCancelled`."""
+    def build(self, wanted: Callable[[], bool]) -> None:
+        """Before the library is opened here; `wanted` is asked whether to go on. Raises `UnusableBuild`,
+        `LoadCancelled`."""
         key = remembered.digest("build", library_files(), cpu())
-        with _alone(key, self._wanted) as turn:
+        with _alone(key, wanted) as turn:
             if turn.passed:
                 return
-            found = remembered.recall(self._folder, key, key)
-            if found is None and (ended := self._try("probe_build", {})) is not None:
+            found = remembered.recall(self.folder, key, key)
+            if found is None and (ended := self.run("probe_build", {}, wanted)) is not None:
                 found = Found(key, build_problem(ended))
                 if is_lasting(ended):
-                    remembered.store(self._folder, key, found)
+                    remembered.store(self.folder, key, found)
                 elif found.problem is None:
                     self._log.warning(
                         "not known whether llama.cpp runs on this CPU", how=ended.how, signal=ended.signal
                     )
             if found is not None and found.problem is not None:
                 signal = found.problem.split(" ")[0] if found.problem.startswith("SIG") else None
-                raise UnusableBuild(self._path, found.problem + REPAIR.format(version=_version()), signal)
+                raise UnusableBuild(self.path, found.problem + REPAIR.format(version=_version()), signal)
             _passed.add(key)
 
     def file(
         self, facts: FileFacts, context: Any, *, vocab_only: bool = False, reason: Callable[[], str | None]
-    ) -> bool:
-        """Before the file is loaded here; `context`: `llama_context_params`, or None where none is made.
-
-        False where it could not be tried. `reason` says in words what is wrong with a file that ends a process. Raises
-        `UnsupportedModel`, `ModelLoadError`, `LoadCancelled`.
-        """
+    ) -> FileTry:
+        """What is to be done before the file is loaded here; `context`: `llama_context_params`, or None where none is
+        made. `reason` says in words what is wrong with a file that ends a process."""
         fields = None if context is None else plain_fields(context)
         if fields is not None:
             fields["n_ctx"] = min(fields["n_ctx"] or MOST_CELLS, MOST_CELLS)
         kept = {name: value for name, value in (fields or {}).items() if name not in _NOT_OF_THE_GRAPH}
-        name = remembered.digest("file and texts", os.path.realpath(self._path), kept, context is None, vocab_only)
+        name = remembered.digest("file and texts", os.path.realpath(self.path), kept, context is None, vocab_only)
         identities = [identify(file, "probe") for file in facts.files]
         key = remembered.digest(name, identities, library_files())
-        with _alone(key, self._wanted) as turn:
-            if turn.passed or remembered.recall(self._folder, name, key) is not None:
-                _passed.add(key)
-                return True
-            bounds = {"most_bytes": BOUNDS.memory, "text_seconds": BOUNDS.text_seconds}
-            given = {"path": self._path, "vocab_only": vocab_only, "context": fields, **bounds}
-            ended = turn.late or self._try("probe_file", given)
-            if ended is None:
-                return False
-            turn.late = ended if ended.how == "out of time" else None
-            if not passes(ended):
-                raise file_error(self._path, ended, reason(), BOUNDS)
-            if ended.code == DONE:  # else not all was tried, as where there was no memory for it
-                _passed.add(key)
-                remembered.store(self._folder, name, Found(key))
-            return True
+        bounds = {"most_bytes": BOUNDS.memory, "text_seconds": BOUNDS.text_seconds}
+        given = {"path": self.path, "vocab_only": vocab_only, "context": fields, **bounds}
+        return FileTry(self, Found(key), name, given, reason)
 
-    def _try(self, task: str, given: dict[str, Any]) -> Ended | None:
-        """None where it came to nothing."""
+    def run(self, task: str, given: dict[str, Any], wanted: Callable[[], bool], run: Run | None = None) -> Ended | None:
+        """None where it came to nothing. Raises `LoadCancelled`."""
         folder = package_folder()
         if folder is None:
             return None  # the import that follows says what is wrong
         try:
-            ended = run_child(task, {"folder": str(folder), **given}, seconds=BOUNDS.seconds, wanted=self._wanted)
+            ended = (run or run_child)(task, {"folder": str(folder), **given}, seconds=BOUNDS.seconds, wanted=wanted)
         except CannotSpawn as problem:
             self._log.warning("not tried in a process of its own first", task=task, problem=str(problem))
             return None
@@ -123,6 +115,41 @@ class Probe:
             return None
         self._log.debug("tried in a process of its own", task=task, how=ended.how, seconds=round(ended.seconds, 3))
         return ended
+
+
+class FileTry:
+    """One file, which may be known to be sound: see `Probe.file`. `found` is remembered under `name`."""
+
+    def __init__(
+        self, probe: Probe, found: Found, name: str, given: dict[str, Any], reason: Callable[[], str | None]
+    ) -> None:
+        self._probe, self._found, self._name, self._given, self._reason = probe, found, name, given, reason
+
+    def settle(self, wanted: Callable[[], bool], run: Run | None = None) -> None:
+        """Have it tried where it is not known to be sound: in a child of its own, or by `run`. Where it cannot be
+        tried, what is known to be unsound is refused.
+
+        Raises `UnsupportedModel`, `ModelLoadError`, `LoadCancelled`.
+        """
+        probe, key = self._probe, self._found.key
+        with _alone(key, wanted) as turn:
+            if turn.passed or remembered.recall(probe.folder, self._name, key) is not None:
+                _passed.add(key)
+                return
+            ended = turn.late or probe.run("probe_file", self._given, wanted, run)
+            if ended is not None:
+                self._judge(ended, turn)
+                return
+        if problem := self._reason():
+            raise UnsupportedModel(probe.path, problem)
+
+    def _judge(self, ended: Ended, turn: _Turn) -> None:
+        turn.late = ended if ended.how == "out of time" else None
+        if not passes(ended):
+            raise file_error(self._probe.path, ended, self._reason(), BOUNDS)
+        if ended.code == DONE:  # else not all was tried, as where there was no memory for it
+            _passed.add(self._found.key)
+            remembered.store(self._probe.folder, self._name, self._found)
 
 
 # --- one try for all who ask at the same time, and no more at once than there are CPUs -------------------------------
@@ -198,6 +225,8 @@ def cpu() -> str:
 
 
 def _version() -> str:
+    from importlib import metadata  # it takes longer to import than all else here, and children have no need of it
+
     try:
         return metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:

@@ -6,6 +6,7 @@ import msgspec
 
 from erllama_py.engine.children.codes import DONE, REFUSED, WRONG
 from erllama_py.engine.children.ended import Ended
+from erllama_py.engine.no_memory import says_no_memory
 from erllama_py.errors import ModelLoadError, UnsupportedModel
 
 REPAIR = (
@@ -70,6 +71,9 @@ def file_error(path: str, ended: Ended, fault: str | None, bounds: Bounds) -> Mo
         return UnsupportedModel(path, f"{fault or endless} (llama.cpp would go on, maybe for ever)")
     if ended.how == "ended" and ended.code == WRONG:
         return UnsupportedModel(path, ended.last_words)
+    if ended.most_bytes is not None and (ended.no_memory or says_no_memory(ended.written)):
+        limit = f"out of memory, of the limit of its process ({ended.most_bytes >> 20} MiB)"
+        return ModelLoadError(path, f"{limit}{_stage(ended)}" + (f": {ended.last_words}" if ended.last_words else ""))
     if _lacked_memory(ended):
         problem = (
             f"tried in a process of its own first, it takes more than {bounds.memory / 2**30:.1f} GiB{_stage(ended)}"
@@ -86,7 +90,7 @@ def file_error(path: str, ended: Ended, fault: str | None, bounds: Bounds) -> Mo
 
 
 def _lacked_memory(ended: Ended) -> bool:
-    return "bad_alloc" in ended.written
+    return "bad_alloc" in ended.written or "MemoryError" in ended.written
 
 
 def _stage(ended: Ended) -> str:

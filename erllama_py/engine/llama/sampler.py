@@ -13,13 +13,13 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 from erllama_py.engine.backend import Likeliest, SpoiledLogits
 from erllama_py.engine.banned import Banned
 from erllama_py.engine.llama import steps
 from erllama_py.engine.llama.candidates import Candidates, Cutter
+from erllama_py.engine.llama.chain import Chain
 from erllama_py.engine.llama.context import Context
 from erllama_py.engine.llama.rows import Rows
 from erllama_py.engine.logprobs import of_some
@@ -35,19 +35,19 @@ class LlamaSampler:
         self, making: steps.Making, context: Context, candidates: Candidates, sampling: Sampling,
         history: Sequence[int], banned: Banned, matcher: Matcher | None, closed: Callable[[LlamaSampler], None],
     ) -> None:  # fmt: skip
-        self._c, self._quick, self._numpy = making.library.c, making.library.quick, making.library.numpy
+        self._numpy = making.library.numpy
         self._context, self._candidates = context, candidates
         self._n_vocab = making.n_vocab
         self._matcher = matcher
         self._on_close = closed
         self._cutter = Cutter(making, sampling, history)
         self._banned, self._drawn = banned, 0
-        self._prescribed: int | None = None
         self._takes_likeliest = sampling.temperature <= 0.0 or self._cutter.is_plain
         self._last: tuple[Rows, int, int]
         # The first step is then taken here, and is not in the chain.
         self._top_p = sampling.top_p if matcher is None and steps.leads_with_top_p(sampling) else None
-        self._chain = make_chain(making, sampling, self._cutter.recent, without=0 if self._top_p is None else 1)
+        without = 0 if self._top_p is None else 1
+        self._chain: Chain | None = Chain(making, sampling, self._cutter.recent, without=without)
 
     def sample(self, index: int) -> int:
         if self._chain is None:
@@ -79,25 +79,20 @@ class LlamaSampler:
         token = rows.best(row) if self._cutter.is_plain else None
         if token == -1 or (token is None and not rows.is_valid(row)):
             raise SpoiledLogits("the model's output is not a number")
-        drawn = token is None or token in banned or not (self._matcher is None or self._matcher.allows(token))
-        if drawn:
-            token = self._by_chain(rows, row, banned)
-        if self._prescribed is not None:
-            token, self._prescribed = self._prescribed, None
-        assert token is not None
-        if drawn:
-            self._accept(token)
+        if token is None or token in banned or not (self._matcher is None or self._matcher.allows(token)):
+            token = self._by_chain(self._chain, rows, row, banned)
+            self._accept(self._chain, token)
         if self._matcher is not None:
             self._matcher.accept(token)
         self._drawn += 1
         self._last = rows, row, token
         return token
 
-    def _accept(self, token: int) -> None:
-        self._quick.sampler_accept(self._chain, token)
+    def _accept(self, chain: Chain, token: int) -> None:
+        chain.accept(token)
         self._cutter.saw(token)
 
-    def _by_chain(self, rows: Rows, row: int, banned: frozenset[int]) -> int:
+    def _by_chain(self, chain: Chain, rows: Rows, row: int, banned: frozenset[int]) -> int:
         if self._top_p is not None:
             ids = self._nucleus(rows, row, self._top_p, banned)
         elif self._matcher is None:
@@ -107,7 +102,8 @@ class LlamaSampler:
         if ids is not None and not len(ids):  # llama.cpp would end the process
             raise SamplerFailed("every token is banned")
         self._candidates.fill(rows.logits[row], ids, is_sorted=self._top_p is not None)
-        token = self._apply_chain()
+        chain.apply(self._candidates.array)
+        token = self._candidates.selected()
         if token < 0:
             raise SamplerFailed("no token was drawn")
         return token
@@ -119,18 +115,13 @@ class LlamaSampler:
             rows, row = Rows(self._numpy, logits.reshape(1, -1)), 0
         return rows.nucleus(row, mass)
 
-    def _apply_chain(self) -> int:
-        """The token that the chain selects among the candidates, -1 when it selects none."""
-        self._quick.sampler_apply(self._chain, self._candidates.array)
-        return self._candidates.selected()
-
     def forced(self) -> list[int]:
         """See `Sampler.forced`."""
         if self._matcher is None or self._chain is None:
             return []
         tokens = self._matcher.forced()
         for token in tokens if not self._cutter.is_plain else ():
-            self._accept(token)
+            self._accept(self._chain, token)
         self._drawn += len(tokens)
         return tokens
 
@@ -142,12 +133,19 @@ class LlamaSampler:
             if self._matcher is not None:
                 self._matcher.accept(token)
             if not self._cutter.is_plain:
-                self._accept(token)
+                self._accept(self._chain, token)
         self._drawn += len(tokens)
 
-    def prescribe(self, token: int) -> None:
-        """See `Sampler.prescribe`."""
-        self._prescribed = token
+    @property
+    def used(self) -> tuple[int | float, ...]:
+        """See `Sampler.used`."""
+        return () if self._chain is None else self._chain.used
+
+    def replay(self, tokens: Sequence[int], used: tuple[int | float, ...]) -> None:
+        """See `Sampler.replay`. Exact but for Mirostat and adaptive-p where their state is not found (`levels`)."""
+        self.accept(tokens)
+        if self._chain is not None:
+            self._chain.go_on(used)
 
     @property
     def is_over(self) -> bool:
@@ -157,20 +155,5 @@ class LlamaSampler:
     def close(self) -> None:
         chain, self._chain, self._matcher = self._chain, None, None
         if chain is not None:
-            self._c.llama_sampler_free(chain)
+            chain.close()
             self._on_close(self)
-
-
-def make_chain(making: steps.Making, sampling: Sampling, history: Sequence[int], *, without: int = 0) -> Any:
-    """A `llama_sampler *` with every step of a request, `without` so many of the first ones. Those that look back have
-    seen `history`."""
-    c, accept = making.library.c, making.library.quick.sampler_accept
-    chain = c.llama_sampler_chain_init(c.llama_sampler_chain_params(no_perf=True))
-    for step in islice(steps.used(sampling), without, None):
-        sampler = step.make(making, sampling)
-        if step.kind == "few":
-            for token in history:
-                accept(sampler, token)
-        c.llama_sampler_chain_add(chain, sampler)
-    c.llama_sampler_chain_add(chain, steps.draw(making, sampling))
-    return chain

@@ -17,6 +17,7 @@ from erllama_py.engine.backend import LoadCancelled
 from erllama_py.engine.llama.logs import LogContext
 from erllama_py.engine.llama.native import AbortFlag, Library
 from erllama_py.engine.llama.vocabulary import LlamaVocabulary
+from erllama_py.engine.no_memory import says_no_memory
 from erllama_py.errors import ModelLoadError, ModelNotLoaded, TruncatedGGUF, UnsupportedModel
 from erllama_py.options.model import ContextOpts, ModelConfig
 
@@ -114,6 +115,8 @@ def load_model(
 
 def load_error(path: str, problem: str) -> ModelLoadError:
     """The class that llama.cpp's reason belongs to."""
+    if says_no_memory(problem):  # whatever it was at: that says nothing of the file
+        return ModelLoadError(path, problem)
     if _TRUNCATED.search(problem):
         return TruncatedGGUF(path, problem)
     if _UNSUPPORTED.search(problem):

@@ -1,4 +1,4 @@
-"""`erllama demo`: a model answers, crashes and comes back."""
+"""`erllama demo`: a model answers, crashes in the middle of an answer, and goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from erllama_py.serve.cli.ending import DONE
 
 
 def demo(*, model: Path | None = None) -> int:
-    """Load a model, let it answer, crash it, and watch it come back.
+    """Load a model, let it answer, crash it in the middle of an answer, and watch that go on.
 
     Parameters
     ----------

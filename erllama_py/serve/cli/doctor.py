@@ -36,8 +36,9 @@ def doctor(
 ) -> int:  # fmt: skip
     """Look at this machine as a server would find it, and say what to do.
 
-    That is llama.cpp, tried in a process of its own; CPU, threads, GPU, memory, limits; the directories of tiers; the
-    configuration; the port. The exit code is 1 where something fails.
+    That is llama.cpp, tried in a process of its own; whether models can have such processes, and their limits; CPU,
+    threads, GPU, memory, limits; the directories of tiers; the configuration; the port. The exit code is 1 where
+    something fails.
 
     Parameters
     ----------
@@ -69,8 +70,8 @@ def examine(file: Path | None, *, cache: str | None, host: str | None, number: i
     folders = [folder("home", Path(given.runtime.home) if given.runtime.home else default_home())]
     folders += [folder(name, Path(str(tier.root)), tier=tier) for name, tier in given.tiers.items()]
     return gathered(
-        build=erllama.check_build(), folders=folders, listens=_port(given), config=None if file is None else str(file),
-        config_problem=problem,
+        build=erllama.check_build(), isolation=erllama.check_isolation(), folders=folders, listens=_port(given),
+        config=None if file is None else str(file), config_problem=problem,
     )  # fmt: skip
 
 

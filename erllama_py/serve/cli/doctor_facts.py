@@ -92,6 +92,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What `ulimit` says, by name; `None`: no bound."""
     folders: tuple[Folder, ...]
     port: Port
+    isolation: erllama.IsolationInfo
+    """Whether the engine of a model can have a process of its own."""
     config: str | None = None
     """The configuration file that was given."""
     config_problem: str | None = None
@@ -230,8 +232,8 @@ def system() -> str:
 
 
 def gathered(
-    *, build: erllama.BuildInfo, folders: Iterable[Folder], listens: Port, config: str | None,
-    config_problem: str | None,
+    *, build: erllama.BuildInfo, isolation: erllama.IsolationInfo, folders: Iterable[Folder], listens: Port,
+    config: str | None, config_problem: str | None,
 ) -> Machine:  # fmt: skip
     """Everything, with what was found out already."""
     (total, free), (name, flags) = memory(), cpu()
@@ -239,7 +241,7 @@ def gathered(
         system=system(), python=platform.python_version(), packages=packages(), cpu=name, cpu_flags=flags,
         cpus=os.cpu_count() or 1, load=load(), build=build, gpus=gpus(), memory_total=total,
         memory_free=free, memory_limit=memory_limit(), limits=limits(), folders=tuple(folders),
-        port=listens, config=config, config_problem=config_problem,
+        port=listens, isolation=isolation, config=config, config_problem=config_problem,
     )  # fmt: skip
 
 

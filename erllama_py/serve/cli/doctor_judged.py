@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from erllama_py import IsolationInfo
 from erllama_py.serve.cli.doctor_facts import Folder, Machine, Port
 from erllama_py.serve.cli.screen import amount
 
@@ -46,8 +47,8 @@ def findings(machine: Machine) -> list[Finding]:
     """All lines, in the order in which a server needs them."""
     return [
         *_packages(machine), *_build(machine), *_threads(machine), *_gpus(machine), *_memory(machine),
-        *_limits(machine), *_config(machine), *(one for folder in machine.folders for one in judge_folder(folder)),
-        judge_port(machine.port),
+        *_isolation(machine.isolation), *_limits(machine), *_config(machine),
+        *(one for folder in machine.folders for one in judge_folder(folder)), judge_port(machine.port),
     ]  # fmt: skip
 
 
@@ -140,6 +141,18 @@ def _memory(machine: Machine) -> Iterator[Finding]:
         yield _warn("memory", said, "end what takes it, or take a smaller model: `erllama inspect` says what one takes")
     else:
         yield _ok("memory", said)
+
+
+def _isolation(found: IsolationInfo) -> Iterator[Finding]:
+    if found.problem is not None:
+        do = 'models run on threads of the server, which a crash of native code ends: isolation = "thread"'
+        yield _warn("processes", f"no model can have one of its own: {found.problem}", do)
+        return
+    yield _ok("processes", f"a model can have one of its own, ready in {found.seconds:.1f} s without its weights")
+    bounds = {"cgroup": "memory by a cgroup", "private data": "memory by its private data: no cgroup can be made here"}
+    cpus = f"its {found.cpus} CPUs" if found.cpus > 1 else "its one CPU"
+    said = [bounds.get(found.memory or "", "no memory"), cpus, "niceness" if found.nice else "no niceness"]
+    yield _ok("their limits", ", ".join(said))
 
 
 def _limits(machine: Machine) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ _OPTIONS = {
     "--sequences": "np parallel n-parallel num-parallel max-num-seqs n-seq-max",
     "--threads": "t n-threads num-thread num-threads",
     "--gpu-layers": "ngl n-gpu-layers num-gpu num-gpu-layers gpu device",
+    "--isolation": "isolated isolate process subprocess",
     "--tokens": "n n-predict num-predict max-tokens max-new-tokens response-tokens",
     "--temperature": "temp",
     "--system": "sys system-prompt s",

@@ -59,7 +59,8 @@ def announce(config: Config, sized: Sequence[SizedModel], listening: socket.sock
         if "n_seq_max" in context:
             size = f"{screen.count(context['n_ctx'], 'token')} for {screen.count(context['n_seq_max'], 'sequence')}"
         when = "loaded on demand" if one.model.load == "demand" else ""
-        facts = "; ".join(filter(None, (one.file.description if one.file else "stub", size, when)))
+        where = "in a process of its own" if one.model.options.get("isolation") == "process" else ""
+        facts = "; ".join(filter(None, (one.file.description if one.file else "stub", size, when, where)))
         console.print(f"[bold]{escape(one.model.name)}[/bold]{escape(also)}: {escape(facts)}")
     for name, tier in config.tiers.items():
         console.print(f"{escape(name)}: up to {screen.amount(tier.quota_bytes)} in {escape(str(tier.root))}")

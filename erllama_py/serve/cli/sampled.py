@@ -53,6 +53,8 @@ class ModelNow(msgspec.Struct, frozen=True, kw_only=True):
     reused_share: float | None
     """Of the tokens of their prompts, those that were not computed; `None` without any."""
     restarts: int
+    continued: int
+    """How often a request went on after one."""
 
 
 class TierNow(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +126,7 @@ def _model(name: str, now: Sample, before: Sample | None) -> ModelNow:
         cells_in_use=count("cells_in_use"), requests=count("requests"),
         hits=_counts(now.by("kind", series.MODEL["hits"].shown, model=name)),
         reused_share=count("reused_tokens") / prompts if prompts else None, restarts=count("restarts"),
+        continued=count("continued"),
     )  # fmt: skip
 
 

@@ -33,9 +33,11 @@ from erllama_py.serve.config import (
     read_config,
     sized,
     with_environment,
+    with_isolation,
     with_pulled,
 )
 from erllama_py.serve.config.sizing import disk_quota
+from erllama_py.serve.core.settings import ListenOpts
 from erllama_py.serve.models import default_home
 
 NO_TIER = "none"
@@ -47,7 +49,8 @@ def serve(
     threads: int | None = None, gpu_layers: Annotated[int | None, Parameter(allow_leading_hyphen=True)] = None,
     on_demand: bool = False, memory_budget: str | None = None,
     keep_alive: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    insecure: bool = False, log: Literal["text", "json"] = "text",
+    isolation: Literal["thread", "process"] | None = None, spare: bool = False, insecure: bool = False,
+    log: Literal["text", "json"] = "text",
     log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> int:  # fmt: skip
     """Serve models over HTTP, to the clients of OpenAI, Anthropic and Ollama.
@@ -87,6 +90,11 @@ def serve(
     keep_alive
         How long a model that is loaded on demand stays without a request: seconds, or 30s, 5m, 1h; 0 for not at all,
         -1 or forever for without end. [default: 5m]
+    isolation
+        Where models run whose table in the file does not say: on threads of the server, or each in a process of its
+        own, so that a crash of native code costs one model a pause. [default: process on Linux, else thread]
+    spare
+        Keep a second process ready for each model in a process: after a crash it comes back without a load.
     insecure
         Serve other machines without any key.
     log
@@ -95,10 +103,11 @@ def serve(
         From which level on. At info each request has a line, which holds nothing of what was asked or answered.
     """
     options = context_options(context=context, sequences=sequences, threads=threads)
+    said: dict[str, Any] = {name: value for name, value in (("isolation", isolation), ("spare", spare)) if value}
 
     def read() -> Config:
         """What file, environment and command line come to, now."""
-        given = read_config(config) if config is not None else Config(models=())
+        given = read_config(config, said) if config is not None else Config(models=(), server=ListenOpts(**said))
         given = with_environment(given, os.environ)
         settled = settle(
             given, [_loaded(named(one), on_demand=on_demand) for one in models], aliases=alias, host=host, port=port,
@@ -163,7 +172,7 @@ def settle(
     except erllama.InvalidOption as error:
         raise UsageError(f"--{error.option}: {error.problem}") from None
     tier = next(iter(config.tiers), None)
-    added = [_in_tier(model, config, tier) for model in models]
+    added = [_isolated(_in_tier(model, config, tier), config) for model in models]
     weights = weights_options(gpu_layers=gpu_layers)
     known = [_override(model, context_opts=context_opts, model_opts=weights) for model in (*config.models, *added)]
     return msgspec.structs.replace(config, server=checked, models=tuple(_with_aliases(known, aliases)))
@@ -183,6 +192,10 @@ def _in_tier(model: ServedModel, config: Config, tier: str | None) -> ServedMode
         return model
     options = {**model.options, "tier_srv": tier, "tier": config.tiers[tier].kind}
     return msgspec.structs.replace(model, options=options)
+
+
+def _isolated(model: ServedModel, config: Config) -> ServedModel:
+    return msgspec.structs.replace(model, options=with_isolation(model.options, config.server))
 
 
 def _override(model: ServedModel, **given: Mapping[str, Any]) -> ServedModel:

@@ -36,6 +36,7 @@ MODELS = (
     Column("hits", 70, lambda one: _hits(one)),
     Column("reused", 90, lambda one: "–" if one.reused_share is None else f"{one.reused_share:.0%}"),
     Column("restarts", 120, lambda one: f"{one.restarts:,}"),
+    Column("went on", 130, lambda one: f"{one.continued:,}"),
 )
 TIERS = (
     Column("tier", 0, lambda one: _name(one.name)),

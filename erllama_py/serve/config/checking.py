@@ -14,6 +14,7 @@ import msgspec
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, check_keys
 from erllama_py.serve.config.errors import ConfigError
+from erllama_py.serve.config.isolation import with_isolation
 from erllama_py.serve.config.of_hub import is_of_hub
 from erllama_py.serve.config.reading import read_tables
 from erllama_py.serve.config.tables import Config, ModelTable, RuntimeTable, ServedModel, Tables
@@ -31,10 +32,14 @@ _OWN = frozenset(ModelTable.__struct_fields__) - frozenset(erllama.ModelConfig._
 _NAMES = {"model_path": "path", "id": "name", "model_id": "name", "served_model_name": "name", "alias": "aliases"}
 
 
-def read_config(file: str | os.PathLike[str]) -> Config:
-    """The configuration in a TOML file. It blocks while it reads. Raises `ConfigError`."""
+def read_config(file: str | os.PathLike[str], said: Mapping[str, Any] | None = None) -> Config:
+    """The configuration in a TOML file. What was `said` goes before its `[server]`. It blocks while it reads. Raises
+    `ConfigError`."""
     path = Path(file).expanduser().absolute()
-    return check_tables(read_tables(path), path)
+    tables = read_tables(path)
+    if said and isinstance(tables.get("server", {}), Mapping):
+        tables["server"] = {**tables.get("server", {}), **said}
+    return check_tables(tables, path)
 
 
 def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
@@ -51,7 +56,7 @@ def check_tables(tables: Mapping[str, Any], file: Path) -> Config:
         if runtime.home is not None:
             runtime = msgspec.structs.replace(runtime, home=_absolute(runtime.home, file.parent, "runtime.home"))
         models = [
-            check_model(table, f"models[{index}]", file.parent, tiers, top.policy)
+            check_model(with_isolation(table, server), f"models[{index}]", file.parent, tiers, top.policy)
             for index, table in enumerate(top.models)
         ]
         check_names(models)

@@ -10,6 +10,7 @@ import ssl
 import erllama_py as erllama
 from erllama_py.serve.access import AccessOpts, exposure_problem
 from erllama_py.serve.config.checking import check_allowed, check_names
+from erllama_py.serve.config.isolation import check_spare
 from erllama_py.serve.config.tables import Config
 from erllama_py.serve.core.settings import ListenOpts
 
@@ -36,6 +37,7 @@ def check_served(config: Config) -> None:
     `InsecureHost`, `TlsUnusable`."""
     check_names(list(config.models))
     check_allowed(config)
+    check_spare(config.server, [model.options for model in config.models])
     check_listening(config.server, config.access)
 
 

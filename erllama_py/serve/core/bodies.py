@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from erllama_py.serve.core.choices import choices
 from erllama_py.serve.core.problems import Problem
 
 T = TypeVar("T")
 BOM = b"\xef\xbb\xbf"  # which some programs put before UTF-8; RFC 8259 (8.1) lets readers pass over it
 _AT = re.compile(r" - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`$")
+_WORD = re.compile(r"Invalid enum value (?P<word>.*)$", re.DOTALL)
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -107,17 +109,20 @@ def parse(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body.removeprefix(BOM), type=kind)
     except msgspec.ValidationError as error:
-        raise wrong(error) from None
+        raise wrong(error, kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem("invalid", f"the body is no JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise Problem("invalid", "the body is nested too deeply", code="invalid_json") from None
 
 
-def wrong(error: msgspec.ValidationError) -> Problem:
-    """msgspec's words for a value that does not fit, with the path by itself."""
+def wrong(error: msgspec.ValidationError, kind: Any) -> Problem:
+    """msgspec's words for a value that does not fit this type, with the path by itself; for a word that is not known,
+    all that are."""
     text = str(error)
     found = _AT.search(text)
     path = found["path"] if found else None
     message = text[: found.start()] if found else text
+    if (unknown := _WORD.match(message)) and (known := choices(kind, path or "")):
+        message = f"expected one of {', '.join(map(repr, known))}, got {unknown['word'][:80]}"
     return Problem("invalid", f"{path}: {message}" if path else message, param=path or None)

@@ -216,6 +216,8 @@ class Exchange:
             "prompt_tokens": completion.prompt_tokens, "generated_tokens": generated,
             "cached_tokens": completion.cache_delta.read, "finish_reason": completion.finish_reason,
         }  # fmt: skip
+        if crashes := max(one.stats.crashes for one in replies):
+            self.facts["crashes"] = crashes
 
     def failure(self, error: BaseException) -> None:
         """See `Observer`."""

@@ -85,6 +85,8 @@ def problem_of(error: BaseException) -> Problem:
                 text = error.problem + (f"; did you mean {error.nearest!r}?" if error.nearest else "")
             if isinstance(error, erllama.ModelCrashed) and error.gave_up:
                 again, text = False, "the model crashed too often and is not restarted any more"
+            elif isinstance(error, erllama.ModelCrashed) and error.by_request:
+                again, text = False, "the model crashed at this request, several times"
             return Problem(
                 kind, text or str(error), param=param, code=code, retry_after=RETRY_SECONDS if again else None
             )

@@ -52,9 +52,21 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     """How often it was loaded."""
     failed_loads: int = 0
     """How often that failed."""
+    pid: int | None = None
+    """The process that runs its engine, one of its own or the server's; `None` while there is none."""
+    restarts: int = 0
+    """How often it came back after a crash since it was loaded."""
+    last_crash: str | None = None
+    """What ended it last, in a line; `None` before the first crash."""
     unloads: Mapping[str, int] = {}
     """How often it was unloaded, by why: `"memory"` for another model, `"idle"`, `"asked"`, `"changed"`; `"failed"`: it
     crashed too often."""
+
+
+def with_crashes(state: ModelState, info: erllama.ModelInfo) -> ModelState:
+    """A model that is loaded, with its process and its crashes."""
+    crash = None if info.last_crash is None else str(info.last_crash)
+    return msgspec.structs.replace(state, pid=info.pid, restarts=info.restarts, last_crash=crash)
 
 
 class ServedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +165,9 @@ class Loaded:
     def state(self) -> ServedState:
         """See `Served`."""
         models = tuple(
-            ModelState(name=one.id, state="loaded", phase=one.phase, memory_bytes=one.memory_estimate)
+            with_crashes(
+                ModelState(name=one.id, state="loaded", phase=one.phase, memory_bytes=one.memory_estimate), one
+            )
             for one in self.infos()
         )
         missing = tuple(ModelState(name=name, state="loading") for name in self.missing())

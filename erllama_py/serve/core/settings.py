@@ -82,6 +82,12 @@ class ServerOpts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     keep_alive: KeepAlive = "5m"
     """How long a model that is loaded on demand stays without a request, unless its own `keep_alive` says: seconds, or
     a time such as `"1h30m"`; 0: not at all; -1 or `"forever"`: without end."""
+    isolation: Literal["thread", "process"] | None = None
+    """Where the engines of models run whose own tables do not say: on threads of the server, or each in a process of
+    its own, so that a crash of native code costs its model alone; `None`: in processes on Linux, else on threads."""
+    spare: bool = False
+    """Keep a second process ready for each model in a process, unless its own table says, so that coming back after a
+    crash costs no load."""
     model_wait_seconds: Seconds = 600.0
     """How long a request waits until its model is loaded; then it gets 503."""
 

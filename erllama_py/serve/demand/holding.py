@@ -10,7 +10,7 @@ import msgspec
 
 import erllama_py as erllama
 from erllama_py.serve.config import ServedModel
-from erllama_py.serve.core.served import Lease, ModelState, Standing
+from erllama_py.serve.core.served import Lease, ModelState, Standing, with_crashes
 from erllama_py.serve.demand.facts import info_of
 from erllama_py.serve.demand.fitting import needed_bytes
 from erllama_py.serve.demand.plan import Place, Where, Why
@@ -135,7 +135,7 @@ class Holding:
         seconds = None if self.model.pinned and not self.stay.asked else self.stay.seconds
         since = now if self.open else self.idle_since
         used = now if self.open else self.idle_since if self.was_used else None
-        return ModelState(
+        state = ModelState(
             name=self.name, state=standing, phase=info.phase if self.where == "in" else None, memory_bytes=self.taken,
             load=self.model.load, pinned=self.model.pinned, keep_alive=seconds, open=self.open,
             waiting=len(self.waiters), last_used=None if used is None else used + unix,
@@ -143,3 +143,4 @@ class Holding:
             problem=str(self.failure.error) if self.failure is not None else None, loads=self.loads,
             failed_loads=self.failed_loads, unloads=dict(self.unloads),
         )  # fmt: skip
+        return with_crashes(state, info) if self.where == "in" else state

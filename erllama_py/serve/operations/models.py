@@ -24,8 +24,8 @@ def shown(service: Service) -> ServedState:
 
 
 def _shown(model: ModelState) -> ModelState:
-    problem = None if model.problem is None else without_folders(model.problem)
-    return msgspec.structs.replace(model, problem=problem)
+    problem, crash = (None if text is None else without_folders(text) for text in (model.problem, model.last_crash))
+    return msgspec.structs.replace(model, problem=problem, last_crash=crash)
 
 
 async def models(exchange: Exchange) -> ASGIApp:

@@ -5,9 +5,12 @@ For operators, unless `drills` of the server's settings is off; a few times a mi
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
-from typing import Literal
+from contextlib import suppress
+from typing import Literal, get_args
 
 import msgspec
 from starlette.types import ASGIApp
@@ -21,11 +24,16 @@ from erllama_py.watch.log import get_logger
 UP = frozenset(("idle", "prefilling", "generating"))  # a fault has no effect while a model loads
 
 
+Place = Literal["actor", "thread", "decode", "assertion", "process"]
+NATIVE = frozenset(("assertion", "process"))  # what ends a process: only for models that have one of their own
+
+
 class CrashRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to fail."""
 
-    where: Literal["actor", "thread", "decode"] = "thread"
-    """The model's actor, its engine thread, or its next decode: see `Model.inject_fault`."""
+    where: Place = "thread"
+    """The model's actor, its engine thread, or its next decode: see `Model.inject_fault`. Where the model has a process
+    of its own, also that: by an assertion of llama.cpp in the next decode, or at once by SIGSEGV (`"process"`)."""
 
 
 class Crashed(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +54,7 @@ class Drills:
         self._at: dict[str, tuple[float, ...]] = {}
 
     async def __call__(self, exchange: Exchange) -> ASGIApp:
-        """Crash a model on purpose: its open requests fail as after a real fault, and it is loaded again."""
+        """Crash a model on purpose, as a real fault does: it is loaded again, and its open requests go on."""
         exchange.check_operator()
         if not exchange.service.settings.drills:
             raise Problem("forbidden", "drills are switched off on this server", code="drills_off")
@@ -54,11 +62,19 @@ class Drills:
         info, now = exchange.info(exchange.request.path_params["name"]), self._clock()
         if info.phase not in UP:
             raise Problem("conflict", f"the model is {info.phase}: there is nothing to crash", code="not_up")
+        if where in NATIVE and info.config.isolation != "process":
+            others = ", ".join(repr(one) for one in get_args(Place) if one not in NATIVE)
+            message = f"where: the model has no process of its own that {where!r} could end; expected one of {others}"
+            raise Problem("conflict", message, code="no_process")
         model = exchange.service.runtime.model(info.id)
         if seconds := wait(self._at.get(model.id, ()), now):
             message = f"{MOST} drills of a model a minute, so that its supervisor does not give it up"
             raise Problem("rate_limited", f"{message}; again in {seconds} s", code="drill_limit", retry_after=seconds)
-        model.inject_fault(where)
+        if where != "process":
+            model.inject_fault(where)
+        elif info.pid is not None:
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(info.pid, signal.SIGSEGV)
         self._at = with_one(self._at, model.id, now)
         get_logger(model=model.id).warning("a drill: the model is crashed on purpose", where=where)
         return json_response(Crashed(model=model.id, where=where, restarts=info.restarts))

@@ -86,6 +86,20 @@ class Branch(msgspec.Struct, frozen=True, kw_only=True):
     """Further children, which are not shown."""
 
 
+class CrashNow(msgspec.Struct, frozen=True, kw_only=True):
+    """The last crash of a model, see `CrashReport`; without lines of its log."""
+
+    at: float
+    reason: str
+    problem: str
+    """All of it in a line."""
+    pid: int | None
+    doing: str | None
+    doing_seconds: float
+    requests: int
+    """How many requests that was about."""
+
+
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What a model that is loaded does and holds. Sizes are in bytes, lengths in tokens."""
 
@@ -99,8 +113,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     threads_used: int
     save_limits: str | None
     restarts: int
+    isolation: str
+    """Where its engine runs: `"thread"`, `"process"`."""
+    pid: int | None
+    """The process that it runs in; `None` while there is none."""
+    last_crash: CrashNow | None
+    """`None` before the first."""
     requests: int
     failed: int
+    continued: int
+    """How often a request went on after a crash."""
     waiting: int
     parked: int
     active: int
@@ -231,13 +253,23 @@ def _work(reading: ModelReading, before: erllama.ModelCounters | None, seconds: 
     return Work(
         phase=info.phase, description=info.description, quant_type=info.quant_type, weights_bytes=info.size,
         context_size=info.context_size, can_generate=info.can_generate, threads=info.threads,
-        threads_used=info.threads_used, save_limits=info.save_limits, restarts=now.restarts, requests=now.requests,
-        failed=now.failed, waiting=now.waiting, parked=now.parked, active=now.active, embedding=now.embedding,
+        threads_used=info.threads_used, save_limits=info.save_limits, restarts=now.restarts,
+        isolation=info.config.isolation, pid=info.pid,
+        last_crash=None if info.last_crash is None else _crash(info.last_crash), requests=now.requests,
+        failed=now.failed, continued=now.continued, waiting=now.waiting, parked=now.parked, active=now.active,
+        embedding=now.embedding,
         computed_tokens=now.computed_tokens, generated_tokens=now.generated_tokens,
         computed_per_second=per_second(now.computed_tokens, computed, seconds),
         generated_per_second=per_second(now.generated_tokens, generated, seconds),
         cells=now.cells, cells_in_use=now.cells_in_use, cells_kept=now.cells_kept,
         sequences=sequences[:MOST_SEQUENCES], sequences_left_out=max(0, len(sequences) - MOST_SEQUENCES),
+    )  # fmt: skip
+
+
+def _crash(report: erllama.CrashReport) -> CrashNow:
+    return CrashNow(
+        at=report.at, reason=report.reason, problem=without_folders(report.problem), pid=report.pid, doing=report.doing,
+        doing_seconds=report.doing_seconds, requests=len(report.requests),
     )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def _read(item: Mapping[str, Any], path: str) -> Json:
     try:
         read = msgspec.convert(item, KINDS[kind])
     except msgspec.ValidationError as error:
-        problem = wrong(error)
+        problem = wrong(error, KINDS[kind])
         at = f"{path}.{problem.param}" if problem.param else path
         text = problem.message.removeprefix(f"{problem.param}: ")
         raise Problem("invalid", f"{at}: {text}", param=at) from None

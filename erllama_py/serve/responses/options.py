@@ -108,7 +108,7 @@ def chosen(tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any] |
     try:
         read = msgspec.convert(choice, Choice)
     except msgspec.ValidationError as error:
-        problem = wrong(error)
+        problem = wrong(error, Choice)
         raise Problem("invalid", f"tool_choice: {problem.message}", param="tool_choice") from None
     names = [read.name] if read.type == "function" else [one.get("name") for one in read.tools]
     if read.type not in ("function", "allowed_tools") or not names:
@@ -137,7 +137,7 @@ def _tool(tool: Mapping[str, Any], number: int) -> dict[str, Any]:
     try:
         read = msgspec.convert(tool, Function)
     except msgspec.ValidationError as error:
-        problem = wrong(error)
+        problem = wrong(error, Function)
         at = f"{path}.{problem.param}" if problem.param else path
         raise Problem("invalid", f"{at}: {problem.message.removeprefix(f'{problem.param}: ')}", param=at) from None
     return {

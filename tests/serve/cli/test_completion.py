@@ -68,6 +68,8 @@ def test_bash_completes_options_and_their_values(bash: str) -> None:
     assert completed(bash, "erllama", "serve", "--al") == ["--alias"]
     assert set(completed(bash, "erllama", "cache", "rm", "--")) >= {"--older-than", "--yes", "--server"}
     assert set(completed(bash, "erllama", "serve", "--log", "")) == {"text", "json"}
+    assert set(completed(bash, "erllama", "serve", "--isolation", "")) == {"thread", "process"}
+    assert completed(bash, "erllama", "serve", "--spa") == ["--spare"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -8,6 +8,7 @@ import pytest
 from helpers.runtime import engine_threads
 
 import erllama_py as erllama
+from erllama_py.serve import demo
 from erllama_py.serve.cli import main
 from erllama_py.serve.demo import bar
 from erllama_py.serve.models import fetch
@@ -15,12 +16,16 @@ from erllama_py.serve.models import fetch
 
 @pytest.mark.slow
 @pytest.mark.real_model
-def test_the_demo_answers_crashes_comes_back_and_is_warm_after_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
-    """Cold, warm with the first answer reused, a crash, an answer after it, the tree; then rows from the disk."""
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_the_demo_answers_crashes_goes_on_and_is_warm_after_a_restart(
+    isolation: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cold, warm with the first answer reused, a crash in an answer that goes on, the tree; then rows from the disk."""
+    monkeypatch.setattr(demo, "ISOLATION", isolation)
     assert main(["demo", "--model", str(fetch("smollm2"))]) == 0
     printed, complaints = capsys.readouterr()
     for part in ("[cold: ", "0 of 222 prompt", "[warm: ", "Body(name=", "distance(body='", " km away.",
-                 "ModelCrashed: ", "[after the restart: ",
+                 " [crash] ", "[it went on after ", "[with a crash in its middle: ",
                  "Unloaded; the memory is free.\n", "[restored from the disk: "):  # fmt: skip
         assert part in printed
     # What is said depends on last bits, which change with the number of threads: the first question has 222 tokens.
@@ -28,6 +33,7 @@ def test_the_demo_answers_crashes_comes_back_and_is_warm_after_a_restart(capsys:
     assert warm is not None
     assert 222 < int(warm[1]) < int(warm[2])
     assert "210 of 223" in printed or "211 of 223" in printed  # the last is read if that is quicker than computing it
+    assert ("gets SIGSEGV" in printed, "ended it: SIGSEGV" in printed) == (isolation == "process",) * 2
     assert "1 restart" in printed[printed.index("runtime (supervisor)") :]
     assert complaints == ""
     assert engine_threads() == []

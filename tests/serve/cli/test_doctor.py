@@ -29,13 +29,14 @@ BUILD = erllama.BuildInfo(
     version="0.3.36", problem=None, tried=True, seconds=0.5, cpu_features=("avx", "avx2", "fma"), threads=8,
     threads_reason="8 usable CPUs",
 )  # fmt: skip
+ISOLATION = erllama.IsolationInfo(problem=None, seconds=0.2, memory="cgroup", cpus=8, nice=True)
 DEVICE = erllama.DeviceInfo(name="CUDA0", description="NVIDIA H200", kind="gpu", free=130 * GIB, total=139 * GIB)
 MACHINE = Machine(
     system="Linux 6.1 x86_64", python="3.12.1", packages=dict.fromkeys(doctor_facts.PACKAGES, "1.0"), cpu="Xeon",
     cpu_flags=frozenset({"avx", "avx2", "fma", "pni"}), cpus=8, load=0.5, build=BUILD, gpus=(), memory_total=64 * GIB,
     memory_free=32 * GIB, memory_limit=None,
     limits={"address space": None, "open files": 65_536, "locked memory": None}, folders=(),
-    port=Port(host="127.0.0.1", port=8080, problem=None),
+    port=Port(host="127.0.0.1", port=8080, problem=None), isolation=ISOLATION,
 )  # fmt: skip
 FOLDER = Folder(
     use="cache", path="/var/kv", exists=True, file_system="ext4", free=100 * GIB, total=200 * GIB, free_files=10**6,
@@ -46,6 +47,10 @@ HOME = msgspec.structs.replace(FOLDER, use="home", kind=None, quota=None)
 
 def build(**more: Any) -> dict[str, Any]:
     return {"build": msgspec.structs.replace(BUILD, **more)}
+
+
+def isolation(**more: Any) -> dict[str, Any]:
+    return {"isolation": msgspec.structs.replace(ISOLATION, **more)}
 
 
 def of(machine: Machine, what: str) -> Finding:
@@ -95,6 +100,11 @@ def test_a_sound_machine_has_nothing_to_do() -> None:
         ({"memory_free": GIB // 2}, "memory", "warn", "512 MiB of 64.0 GiB free", "smaller model"),
         ({"memory_limit": 4 * GIB, "memory_free": 3 * GIB}, "memory", "ok", "3.0 GiB of the container's 4.0 GiB", ""),
         ({"memory_limit": GIB, "memory_free": GIB // 4}, "memory", "warn", "256 MiB of the container's", "smaller"),
+        ({}, "processes", "ok", "ready in 0.2 s", ""),
+        ({}, "their limits", "ok", "memory by a cgroup, its 8 CPUs, niceness", ""),
+        (isolation(problem="it needs Linux"), "processes", "warn", "it needs Linux", "threads of the server"),
+        (isolation(memory="private data", cpus=1), "their limits", "ok", "no cgroup can be made here, its one CPU", ""),
+        (isolation(memory=None, nice=False), "their limits", "ok", "no memory, its 8 CPUs, no niceness", ""),
         ({"limits": {"address space": 8 * GIB}}, "ulimit -v", "warn", "8.0 GiB", "unlimited"),
         ({"limits": {"open files": 256}}, "ulimit -n", "warn", "256 open files", "ulimit -n 4096"),
         ({"limits": {"locked memory": 8 << 20}}, "ulimit -l", "ok", "use_mlock", ""),
@@ -247,6 +257,7 @@ def test_what_the_kernel_says_is_read(tmp_path: Path) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A home of its own, and a build that was tried."""
     monkeypatch.setattr(erllama, "check_build", lambda: BUILD)
+    monkeypatch.setattr(erllama, "check_isolation", lambda: ISOLATION)
     monkeypatch.setenv("ERLLAMA_HOME", str(tmp_path / "home"))
     return tmp_path
 

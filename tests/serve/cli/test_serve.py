@@ -26,6 +26,19 @@ FILE: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """What would be served, in place of a server."""
+    found: list[Config] = []
+
+    def host(config: Config, *rest: object, **more: object) -> int:
+        found.append(config)
+        return 0
+
+    monkeypatch.setattr("erllama_py.serve.cli.hosting.host", host)
+    return found
+
+
 def settled(file: dict[str, Any], *models: str, aliases: Sequence[str] = (), **given: Any) -> Config:
     """What `serve` makes of a file and of a command line."""
     own = {name: given.pop(name, None) for name in ("host", "port", "cache", "gpu_layers")}
@@ -138,21 +151,47 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_model_that_was_fetched_is_known_by_its_short_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hosted: list[Config]
 ) -> None:
     """The one that was typed; a second time is once."""
-    hosted: list[Config] = []
-
-    def host(config: Config, *rest: object, **more: object) -> int:
-        hosted.append(config)
-        return 0
-
     monkeypatch.setattr("erllama_py.serve.cli.model_options.fetch", lambda *given, **more: tiny_gguf("dense", tmp_path))
-    monkeypatch.setattr("erllama_py.serve.cli.hosting.host", host)
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "smollm2", "--alias", "smollm2", "--alias", "chat=smollm2", "--cache", "none"]) == 0
     assert hosted[0].aliases() == {"smollm2": "dense", "chat": "dense"}
     assert capsys.readouterr().err == ""
+
+
+ISOLATED = """
+[server]
+isolation = "{of_server}"
+[[models]]
+name = "asks"
+backend = "stub"
+[[models]]
+name = "says"
+backend = "stub"
+isolation = "thread"
+"""
+
+
+@pytest.mark.parametrize("of_server", ["thread", "process"])
+def test_the_command_line_isolates_models_whose_tables_do_not_say(
+    of_server: str, tmp_path: Path, hosted: list[Config]
+) -> None:
+    """It goes before `[server]`, and holds for models of the command line too."""
+    file = tmp_path / "erllama.toml"
+    file.write_text(ISOLATED.format(of_server=of_server))
+    line = ["serve", str(tiny_gguf("dense", tmp_path)), "--config", str(file), "--cache", "none"]
+    assert main([*line, "--isolation", "process", "--spare"]) == 0
+    found = {one.name: (one.options.get("isolation"), one.options.get("spare")) for one in hosted[0].models}
+    assert found == {"asks": ("process", True), "says": ("thread", None), "dense": ("process", True)}
+
+
+def test_a_spare_needs_a_process(tmp_path: Path, hosted: list[Config], capsys: pytest.CaptureFixture[str]) -> None:
+    """One of any model."""
+    assert main(["serve", str(tiny_gguf("dense", tmp_path)), "--spare", "--isolation", "thread"]) == 1
+    assert "'server.spare': a spare process is for" in capsys.readouterr().err
+    assert hosted == []
 
 
 def test_a_struct_of_the_file_is_not_changed() -> None:

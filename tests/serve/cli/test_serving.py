@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
     """A server, its address, and the lines that it has written by then."""
     child = subprocess.Popen(
-        [*COMMAND, "serve", *arguments, "--port", "0", "--log", "json"], stderr=subprocess.PIPE, text=True,
-        env=environment(),
+        [*COMMAND, "serve", *arguments, "--port", "0", "--log", "json", "--isolation", "thread"],
+        stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     assert child.stderr is not None
     try:
@@ -87,7 +87,7 @@ class Told:
 
 sys.meta_path.insert(0, Told())
 try:
-    sys.exit(main(["serve", sys.argv[3], "--port", "0", "--cache", "none"]))
+    sys.exit(main(["serve", sys.argv[3], "--port", "0", "--cache", "none", "--isolation", "thread"]))
 finally:
     if sys.argv[2] == "15":  # once more, while it ends
         os.kill(os.getpid(), 15)
@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_loaded_ends_it(tmp_path: Path) -> None:
     path = tiny_gguf("dense", tmp_path)
     file = tmp_path / "erllama.toml"
     file.write_text(f'[[models]]\npath = "{path.name}"\nfingerprint = "{"0" * 64}"\n')
-    line = [*COMMAND, "serve", "--config", str(file), "--port", "0", "--cache", "none"]
+    line = [*COMMAND, "serve", "--config", str(file), "--port", "0", "--cache", "none", "--isolation", "thread"]
     ended = subprocess.run(line, stderr=subprocess.PIPE, text=True, env=environment(), timeout=60)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith("erllama: ")

@@ -43,6 +43,7 @@ erllama_model_kv_cells_in_use{model="tiny"} 512
 erllama_model_hits_total{kind="cold",model="tiny"} 2
 erllama_model_hits_total{kind="live",model="tiny"} 6
 erllama_model_restarts_total{model="tiny"} 1
+erllama_model_requests_continued_total{model="tiny"} 3
 erllama_cache_misses_total{reason="empty"} 2
 erllama_cache_tier_hits_total{tier="ram"} 4
 erllama_tier_rows{kind="ram",tier="ram"} 7
@@ -71,7 +72,8 @@ def test_two_readings_give_rates_and_one_gives_none() -> None:
     assert (model.name, model.phase, model.generated_per_second, model.computed_per_second) == (
         "tiny", "generating", 25.0, 0.0
     )  # fmt: skip
-    assert (model.active, model.sequences, model.waiting, model.restarts) == (2, 4, 2, 1)
+    assert (model.active, model.sequences, model.waiting) == (2, 4, 2)
+    assert (model.restarts, model.continued) == (1, 3)
     assert (model.hits, model.reused_share) == ({"cold": 2, "live": 6}, 0.25)
     [tier] = view(second).tiers
     assert (tier.name, tier.rows, tier.used_bytes, tier.hits, tier.writable) == ("ram", 7, 1 << 20, 4, True)

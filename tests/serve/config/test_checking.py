@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import erllama_py as erllama
 from erllama_py.serve.config import Config, ConfigError, ModelTable, Tables, check_tables, name_of, read_config
+from erllama_py.serve.config.isolation import default_isolation
 
 FILE = Path("/etc/erllama/erllama.toml")
 
@@ -28,6 +29,7 @@ def test_a_file_of_one_model_is_enough() -> None:
     assert (model.name, model.aliases) == ("tiny-q4_0", ())
     assert model.options == {
         "model_path": "/etc/erllama/tiny-q4_0-00001-of-00003.gguf", "tier_srv": "ram", "tier": "ram",
+        "isolation": default_isolation(),
     }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from helpers.served import Served, served
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
+import erllama_py as erllama
 from erllama_py.scheduler.messages import FaultPlace
 from erllama_py.serve.access import AccessOpts
 from erllama_py.serve.core.endpoint import Endpoint
@@ -84,7 +85,7 @@ async def everything(at: Served) -> None:
     await ask(f"/{CANARY}", json=ASK)
     await ask(f"{PATH}?key={CANARY}", json=ASK, headers={"authorization": f"Bearer {CANARY}", "x-canary": CANARY})
     await at.client.get(f"/v1/models/{CANARY}")
-    for where in get_args(FaultPlace):
+    for where in set(get_args(FaultPlace)) - {"assertion"}:
         at.model.inject_fault(where)
         await ask(PATH, json=ASK)
         await until(lambda: at.model.phase == "idle")
@@ -155,6 +156,21 @@ async def test_a_line_says_which_request_and_model(style: Style, lines: io.Strin
         assert "\x1b" not in line  # no colours where it is no terminal
 
 
+@pytest.mark.anyio
+async def test_a_line_says_how_often_its_model_crashed(lines: io.StringIO) -> None:
+    """Of a request that went on; others say nothing of it."""
+    ask = ASK | {"max_tokens": 200, "ignore_eos": True}
+    with configure_logging("json", "info", lines):
+        async with served({"stub": {"seconds_per_token": 0.001}}) as at:
+            asking = asyncio.create_task(at.client.post(PATH, json=ask))
+            await until(lambda: at.model.phase == "generating")
+            at.model.inject_fault("actor")
+            assert (await asking).status_code == 200
+            await at.client.post(PATH, json=ASK)
+    said = [one for one in map(json.loads, lines.getvalue().splitlines()) if one["event"] == "request"]
+    assert [(one["status"], one.get("crashes")) for one in said] == [(200, 1), (200, None)]
+
+
 class Listening(Unmeasured):
     """Sees what is bound to what is logged while a request is at work."""
 
@@ -206,8 +222,11 @@ async def test_what_is_refused_at_the_door_is_in_the_log(caplog: pytest.LogCaptu
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_a_crash_is_logged_once_and_not_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_crash_is_logged_once_and_not_for_each_request(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request that fails with it has its name, and no traceback; nor has one that is refused."""
+    monkeypatch.setattr("erllama_py.tree.MODEL_LIMITS", erllama.RestartLimits(intensity=0))
     caplog.set_level(logging.INFO)
     async with served({"stub": {"seconds_per_token": 0.02}, "scheduler": {"max_pending": 1}}) as at:
         ask = ASK | {"max_tokens": 1000, "ignore_eos": True}  # longer than the test: a thread that hangs would stay

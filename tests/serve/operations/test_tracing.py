@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import erllama_py as erllama
 from erllama_py.serve.app import create_app
 from erllama_py.serve.operations.logs import configure_logging
 from erllama_py.serve.operations.tracing import Traces, described, failure, is_looked_at, method_of
@@ -110,8 +111,11 @@ LONG = ASK | {"max_tokens": 1_500, "ignore_eos": True, "stream": True}
 
 
 @pytest.mark.anyio
-async def test_a_stream_whose_model_crashes_is_an_error_although_its_status_was_sent() -> None:
+async def test_a_stream_whose_model_is_given_up_is_an_error_although_its_status_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By the class of the error, on both spans."""
+    monkeypatch.setattr("erllama_py.tree.MODEL_LIMITS", erllama.RestartLimits(intensity=0))
     with traced() as spans:
         async with served() as at:
             said = (await _ask(at.app, LONG, at_first=at.model.inject_fault)).decode()

@@ -79,15 +79,52 @@ async def test_a_drill_crashes_a_model_that_comes_back(where: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_an_open_reply_is_cut_by_a_drill() -> None:
-    """With the same error as after a real fault."""
+async def test_an_open_reply_goes_on_after_a_drill() -> None:
+    """As after a real fault."""
     async with served({"stub": {"seconds_per_token": 0.001}}) as at:
-        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 2000}
+        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 200}
         open_one = asyncio.create_task(at.client.post("/v1/chat/completions", json=ask | {"ignore_eos": True}))
         await until(lambda: at.model.phase == "generating")
         assert (await at.client.post(CRASH, json={"where": "decode"})).status_code == 200
         answer = await open_one
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_crashed")
+        assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 200)
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "named"), [("process", "SIGSEGV"), ("assertion", "SIGABRT")])
+async def test_the_process_of_a_model_is_ended_and_its_reply_goes_on(where: str, named: str) -> None:
+    """Nothing of the reply is lost; the page tells what ended it, and how many requests went on."""
+    async with served({"isolation": "process", "stub": {"seconds_per_token": 0.002}}) as at:
+        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 300}
+        ask |= {"ignore_eos": True, "temperature": 0}
+        before = (await at.client.post("/v1/chat/completions", json=ask)).json()["choices"]
+        pid = at.model.info.pid
+        open_one = asyncio.create_task(at.client.post("/v1/chat/completions", json=ask))
+        await until(lambda: at.model.phase == "generating")
+        assert (await at.client.post(CRASH, json={"where": where})).status_code == 200
+        assert (await open_one).json()["choices"] == before
+        work = (await at.client.get("/erllama/live")).json()["models"][0]["work"]
+        assert (work["isolation"], work["restarts"], work["continued"]) == ("process", 1, 1)
+        assert (work["last_crash"]["reason"], work["last_crash"]["pid"]) == ("signal", pid)
+        assert work["last_crash"]["problem"].startswith(named)
+        assert work["pid"] not in (pid, None)
+        [state] = (await at.client.get("/erllama/models")).json()["models"]
+        assert (state["pid"], state["restarts"]) == (work["pid"], 1)
+        assert state["last_crash"] == work["last_crash"]["problem"]
+        tree = (await at.client.get("/erllama/tree", headers={"accept": "text/plain"})).text
+        assert f"process {work['pid']}, " in tree
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("where", ["process", "assertion"])
+async def test_what_has_no_process_of_its_own_is_not_ended_by_a_signal(where: str) -> None:
+    """That would end the server."""
+    async with served() as at:
+        answer = await at.client.post(CRASH, json={"where": where})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_process")
+        assert "one of 'actor', 'thread', 'decode'" in answer.json()["error"]["message"]
+        assert at.model.info.restarts == 0
 
 
 @pytest.mark.anyio
@@ -122,6 +159,15 @@ async def test_a_wrong_drill_is_refused_and_crashes_nothing(
         answer = await at.client.post(path, content=body, headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
         assert (at.model.phase, at.model.info.restarts) == ("idle", 0)
+
+
+@pytest.mark.anyio
+async def test_a_drill_of_an_unknown_kind_is_told_which_there_are() -> None:
+    """With what was asked for."""
+    async with served() as at:
+        answer = await at.client.post(CRASH, json={"where": "heart"})
+        said = "where: expected one of 'actor', 'assertion', 'decode', 'process', 'thread', got 'heart'"
+        assert answer.json()["error"]["message"] == said
 
 
 @pytest.mark.anyio

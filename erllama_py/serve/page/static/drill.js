@@ -7,6 +7,8 @@ import { clock, counted, measured } from "./format.js";
 const PATIENCE_SECONDS = 180; // large weights take long to load again
 const AGAIN_MS = 100;
 
+let closed = Promise.resolve(); // once the last question is over: a dialog closes before that is told
+
 /** Crashes models of a server. `latest` gives the last snapshot, or null. */
 export class Drill {
   constructor(api, latest) {
@@ -17,13 +19,17 @@ export class Drill {
 
   /** Ask whether a model is to be crashed, and do it. `card` shows what comes of it. */
   async ask(model, card) {
+    await closed;
     if (this.dialog.open) return;
     byId("drill-text").textContent =
-      `Open replies of ${model.id} are cut, as by a real fault. Its supervisor frees its memory and loads it again.`;
-    byId("drill-where").value = "thread";
+      `${model.id} ends as by a real fault. Its supervisor frees its memory and loads it again; open replies pause, and go on.`;
+    const own = model.work?.isolation === "process";
+    for (const option of byId("drill-where").querySelectorAll("[data-native]")) option.hidden = option.disabled = !own;
+    byId("drill-where").value = own ? "process" : "thread";
     this.dialog.returnValue = "cancel"; // Escape changes nothing of it
     this.dialog.showModal();
-    await new Promise((resolve) => this.dialog.addEventListener("close", resolve, { once: true }));
+    closed = new Promise((resolve) => this.dialog.addEventListener("close", resolve, { once: true }));
+    await closed;
     card.crash.focus();
     if (this.dialog.returnValue === "crash") await this.run(model, card, byId("drill-where").value);
   }
@@ -36,6 +42,7 @@ export class Drill {
     card.crash.disabled = true;
     try {
       const path = `erllama/models/${model.id.split("/").map(encodeURIComponent).join("/")}/crash`;
+      const before = model.work.continued;
       const { restarts } = await this.api.json(path, { body: { where } });
       const began = performance.now();
       told(`${clock(Date.now() / 1000)}: crashed on purpose (${where}). Waiting for an answer.`);
@@ -45,6 +52,8 @@ export class Drill {
       told(`It answers again, ${measured(seconds)} after the crash.`);
       if (count === null) told("No restart was seen: the model answered without one.");
       else told(`It has ${counted(count, "restart")} now, before it had ${restarts}.`);
+      const went = (this.#now(model.id)?.work?.continued ?? before) - before;
+      if (went > 0) told(`${counted(went, "request")} went on.`);
     } catch (error) {
       told(said(error));
     } finally {
@@ -69,10 +78,14 @@ export class Drill {
     }
   }
 
+  #now(id) {
+    return this.latest()?.models.find((one) => one.id === id);
+  }
+
   // How often it has come back, once the feed says that it did; null where it does not.
   async #restarted(id, before) {
     for (let tries = 0; tries < 50; tries += 1) {
-      const model = this.latest()?.models.find((one) => one.id === id);
+      const model = this.#now(id);
       if (model?.work && model.work.restarts > before) return model.work.restarts;
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     }

@@ -54,6 +54,8 @@ class Card {
     this.cells = h("p", { class: "muted small" });
     this.sequences = h("ul", { class: "sequences", "aria-label": `Sequences of ${model.id}` });
     this.limits = h("p", { class: "small warn-text", hidden: true });
+    this.process = h("p", { class: "muted small process" });
+    this.crashed = h("p", { class: "small crashed", hidden: true });
     this.counts = h("p", { class: "muted small" });
     this.crash = h("button", { type: "button", class: "quiet", onclick: () => drill(this.model, this) }, "Crash…");
     attribute(this.crash, "aria-label", `Crash ${model.id}, a drill`);
@@ -65,6 +67,8 @@ class Card {
       this.about,
       (this.body = h("div", { class: "body" }, this.#rates(), this.#cells(), this.sequences)),
       this.limits,
+      this.process,
+      this.crashed,
       h("footer", {}, this.counts, this.crash),
       this.drill,
     );
@@ -96,7 +100,11 @@ class Card {
     const problem = model.standing.problem ?? (work?.save_limits ? `Not saved: ${work.save_limits}` : null);
     this.limits.hidden = problem === null;
     setText(this.limits, problem ?? "");
+    this.process.hidden = work === null;
+    this.crashed.hidden = !work?.last_crash;
     if (work === null) return;
+    setText(this.process, process(work));
+    setText(this.crashed, work.last_crash ? crashed(work, model.at) : "");
     this.#showRates(work);
     this.#showCells(work);
     keyed(this.sequences, sequenceItems(work), (item) => item.key, makeSequence);
@@ -128,6 +136,21 @@ function about({ standing, work, aliases }) {
   const memory = standing.memory_bytes ? `${bytes(standing.memory_bytes)} ${work === null ? "once loaded" : "of memory"}` : null;
   const weights = work?.weights_bytes ? `${bytes(work.weights_bytes)} weights` : null;
   return [work && (work.description || work.quant_type), weights, memory, names].filter(Boolean).join(" · ");
+}
+
+/** Where its engine runs. */
+export function process({ isolation, pid }) {
+  const where = isolation === "process" ? "In a process of its own" : "On a thread of the server";
+  return pid === null ? where : `${where}, process ${pid}`;
+}
+
+/** Its last crash: when, what ended it in which operation, and how many requests went on, in all crashes together. */
+export function crashed({ last_crash: crash, continued }, at) {
+  const when = `Crashed ${duration(Math.max(0, at - crash.at))} ago`;
+  const where = crash.pid === null ? "" : `, process ${crash.pid}`;
+  const about = crash.requests ? ` · ${counted(crash.requests, "request")} in it` : "";
+  const went = continued ? ` · ${counted(continued, "request")} went on` : "";
+  return `${when}${where}: ${crash.problem}${about}${went}`;
 }
 
 // What it has done, and when it comes or goes where it does so by itself.

@@ -1,0 +1,75 @@
+"""What requests cost that go on after a crash, and what they do not survive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.coming_back import coming_back, crash
+from helpers.runtime import STUB, until
+from helpers.tiny_gguf import tiny_gguf
+
+import erllama_py as erllama
+
+pytestmark = pytest.mark.anyio
+GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 60, "ignore_eos": True}
+PROMPT = "hello again and again"
+
+
+async def test_all_that_was_computed_is_charged_once() -> None:
+    """Also what was computed again: at the end, with what the completion says."""
+    spent = list[int]()
+    async with coming_back() as (_, model, comings):
+        with erllama.metered(spent.append):
+            alone = await model.complete(PROMPT, **GREEDY)
+            assert sum(spent) == alone.stats.prefill_tokens + 60
+            await model.complete("another prompt, so that nothing is live", response_tokens=1)
+            spent.clear()
+            async with model.stream(PROMPT, **GREEDY) as stream:
+                told = 0
+                async for event in stream:
+                    told += isinstance(event, erllama.TextDelta)
+                    if told == 10 and not model.info.restarts:
+                        await crash(model, comings)
+                        comings.back.set()
+        await until(lambda: bool(spent))
+        assert isinstance(event, erllama.Done)
+        stats = event.completion.stats
+        assert sum(spent) == stats.prefill_tokens + 60
+        assert stats.prefill_tokens >= alone.stats.prefill_tokens + 10
+
+
+async def test_what_was_computed_is_charged_where_it_ends_between_two_lives() -> None:
+    """Its prompt and what there is of its reply; and where nothing is, the prompt as far as it was read."""
+    spent = list[int]()
+    async with coming_back() as (_, model, comings):
+        with erllama.metered(spent.append):
+            async with model.stream(PROMPT, **GREEDY) as stream:
+                async for event in stream:
+                    if isinstance(event, erllama.TextDelta):
+                        break
+                await crash(model, comings)
+                stream.cancel()
+                last = [event async for event in stream][-1]
+        await until(lambda: bool(spent))
+        assert isinstance(last, erllama.Done)
+        prompt = last.completion.prompt_tokens
+        assert sum(spent) == prompt + len(last.completion.generated)
+
+
+@pytest.mark.slow
+async def test_a_file_that_was_replaced_is_another_model(tmp_path: Path) -> None:
+    """What was said is not continued by it; the next request is answered by it."""
+    path, other = tiny_gguf("dense", tmp_path), tiny_gguf("window", tmp_path)
+    config: Any = {**STUB, "backend": "llama", "model_path": path}
+    async with erllama.Runtime() as runtime:
+        model = await runtime.load_model("m", config)
+        async with model.stream("hello", **GREEDY | {"response_tokens": 1500}) as stream:
+            await anext(stream)
+            os.replace(other, path)
+            model.inject_fault("actor")
+            with pytest.raises(erllama.ModelCrashed, match="its file has changed"):
+                [event async for event in stream]
+        assert (await model.complete("hello", response_tokens=2)).generated

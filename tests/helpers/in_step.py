@@ -1,0 +1,39 @@
+"""A stub that decodes in step with its event loop: each decode takes so many of the loop's turns, however fast the
+machine is. So what a test does at once when it has seen something is done within a few tokens, also where the loop
+comes late; a stub whose tokens take time alone would have ended its reply by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from erllama_py.engine.backend import DecodeStatus, Slice
+from erllama_py.engine.stub import StubBackend
+from erllama_py.options.model import ModelConfig
+
+# More than it takes from an outcome to the test that waits for it, and from there to the actor and its engine.
+TURNS = 25
+
+
+class InStep(StubBackend):
+    """An abort lets a decode go, undone."""
+
+    def __init__(self, model_id: str, config: ModelConfig, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(model_id, config)
+        self._loop = loop
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        turned = threading.Event()
+        self._loop.call_soon_threadsafe(self._turn, turned, TURNS)
+        while not turned.wait(0.001):
+            if self._abort.is_set() or self._loop.is_closed():
+                return DecodeStatus.ABORTED
+        return super().decode(slices)
+
+    def _turn(self, turned: threading.Event, left: int) -> None:
+        if left:
+            self._loop.call_soon(self._turn, turned, left - 1)
+        else:
+            turned.set()
