@@ -10,6 +10,7 @@ from typing import Any
 
 import erllama_py as erllama
 from erllama_py.engine.backend import DecodeStatus, ModelFacts, Slice
+from erllama_py.model.suspects import STRIKES
 from erllama_py.options.model import ModelConfig
 from helpers.in_step import InStep
 from helpers.runtime import STUB, until
@@ -19,7 +20,8 @@ WAIT_SECONDS = 20.0  # rather than hang
 
 class Comings:
     """The backends that a model had. Loads after the first wait until `back` is set; `poison` says of a slice whether a
-    decode with it fails as a whole."""
+    decode with it fails as a whole. A decode of fewer than `together` is undone: requests that come back one after the
+    other are in the next crash together."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -27,10 +29,26 @@ class Comings:
         self.back.set()
         self.made: list[Backend] = []
         self.poison: Callable[[Slice], bool] = lambda part: False
+        self.together = 1
 
     def make(self, model_id: str, config: ModelConfig) -> Backend:
         self.made.append(Backend(model_id, config, self, first=not self.made))
         return self.made[-1]
+
+    def crash_twice(self, said: int, then: Callable[[Slice], bool] = lambda part: False) -> None:
+        """Have two decodes of two requests fail that say this token, so that both are suspected; `then` is the poison
+        after that."""
+        crashes = list[int]()
+
+        def poison(part: Slice) -> bool:
+            if said not in part.tokens:
+                return False
+            crashes.append(part.seq_id)
+            if len(crashes) == STRIKES:
+                self.poison, self.together = then, 1
+            return True
+
+        self.together, self.poison = 2, poison
 
 
 class Backend(InStep):
@@ -46,6 +64,9 @@ class Backend(InStep):
         return super().load(progress)
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        if len(slices) < self._comings.together:
+            self.waits()
+            return DecodeStatus.ABORTED
         self.beside.append([part.seq_id for part in slices])
         if any(map(self._comings.poison, slices)):
             raise Poisoned("a slice was poisonous")

@@ -25,12 +25,16 @@ class InStep(StubBackend):
         self._loop = loop
 
     def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        return super().decode(slices) if self.waits() else DecodeStatus.ABORTED
+
+    def waits(self) -> bool:
+        """Wait for the turns of the loop; false where a decode that waits for them is to be let go."""
         turned = threading.Event()
         self._loop.call_soon_threadsafe(self._turn, turned, TURNS)
         while not turned.wait(0.001):
             if self._abort.is_set() or self._loop.is_closed():
-                return DecodeStatus.ABORTED
-        return super().decode(slices)
+                return False
+        return True
 
     def _turn(self, turned: threading.Event, left: int) -> None:
         if left:

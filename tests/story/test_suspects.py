@@ -66,7 +66,7 @@ async def test_two_of_them_are_tried_one_after_the_other() -> None:
         await until(lambda: model.counters.active == 2)
         before = model.counters.generated_tokens  # of the first, where the second is late
         await until(lambda: model.counters.generated_tokens > before + 20)
-        comings.poison = lambda part: SAID in part.tokens
+        comings.crash_twice(SAID, lambda part: SAID in part.tokens)
         await until(lambda: model.info.restarts >= 2)
         late = asyncio.create_task(model.complete(good(1), **GREEDY))
         ended = await asyncio.gather(*bad, return_exceptions=True)
@@ -80,14 +80,7 @@ async def test_a_crash_while_one_that_was_cleared_leaves_its_engine_holds_nobody
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is out of there all the same, and the next suspect has its turn."""
-    withdraw, crashed = GoingOn.withdraw, list[int]()
-
-    def poisonous_twice(part: Slice) -> bool:
-        if SAID not in part.tokens or len(crashed) == 2:
-            return False
-        crashed.append(part.seq_id)
-        return True
-
+    withdraw = GoingOn.withdraw
     saying: dict[str, Any] = GREEDY | {"response_tokens": 200, "logit_bias": {SAID: 1000.0}}
     async with coming_back(**CONFIG) as (_, model, comings):
 
@@ -98,7 +91,7 @@ async def test_a_crash_while_one_that_was_cleared_leaves_its_engine_holds_nobody
         monkeypatch.setattr(GoingOn, "withdraw", withdrawn)
         asked = [asyncio.create_task(model.complete(good(number), **saying)) for number in range(2)]
         await until(lambda: model.counters.active == 2 and model.counters.generated_tokens > 20)
-        comings.poison = poisonous_twice
+        comings.crash_twice(SAID)
         with anyio.fail_after(20):
             assert [len(one.generated) for one in await asyncio.gather(*asked)] == [200, 200]
         assert model.info.restarts == 3
