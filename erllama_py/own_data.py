@@ -8,6 +8,7 @@ if sys.platform == "linux":
     import resource
 
 _USUAL_STACK = 8 << 20
+_UNBOUNDED_STACK = 2 << 20  # of glibc, where a stack may have any size
 
 
 def own_bytes() -> int:
@@ -34,4 +35,4 @@ def stack_bytes() -> int:
     if sys.platform != "linux":
         return _USUAL_STACK
     given = resource.getrlimit(resource.RLIMIT_STACK)[0]
-    return _USUAL_STACK if given == resource.RLIM_INFINITY else given
+    return _UNBOUNDED_STACK if given == resource.RLIM_INFINITY else given

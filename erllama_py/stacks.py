@@ -65,10 +65,10 @@ def call_on_stack(least: int, call: Callable[[], T]) -> T:
 
 
 def _begin(thread: threading.Thread, least: int, *, or_default: bool) -> None:
-    """`or_default`: the system's own size is large enough, whatever it is."""
+    """`or_default`: the system's own size is taken where it is no less."""
     with _lock:  # the size is one of the whole process
         chosen, size = threading.stack_size(least), least  # to ask for it is to set it
-        if chosen > least or (or_default and not chosen):  # 0 is the system's own size
+        if chosen > least or (or_default and not chosen and stack_bytes() >= least):  # 0 is the system's own size
             threading.stack_size(chosen)
             size = chosen or stack_bytes()
         try:

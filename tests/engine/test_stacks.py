@@ -44,6 +44,25 @@ def test_a_thread_has_a_stack_of_some_size_at_least(chosen: int, least: int) -> 
     assert after == chosen
 
 
+# Runs a program in a process whose limit for a stack is so many bytes from its start on.
+LIMITED = """
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+resource.setrlimit(resource.RLIMIT_STACK, ({limit}, hard))
+os.execv(sys.executable, [sys.executable, "-c", {program!r}])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads the stack by a function of glibc")
+@pytest.mark.parametrize("limit", ["1 << 20", "resource.RLIM_INFINITY"])
+def test_what_the_system_gives_threads_may_be_too_little(limit: str) -> None:
+    """By a limit, or without one: then it is 2 MiB."""
+    program = LIMITED.format(limit=limit, program=PROGRAM.format(chosen=0))
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(ran.stdout.split()[0]) >= LEAST_BYTES - GUARD
+
+
 def test_a_call_on_a_stack_of_its_own_gives_what_it_gives() -> None:
     """Its result, or what it raises; a stack that the system has not is an error of its own."""
     assert call_on_stack(1 << 20, lambda: 3) == 3
