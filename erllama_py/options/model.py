@@ -240,8 +240,9 @@ def without_secrets(config: ModelConfig) -> ModelConfig:
 
 
 def for_engine(config: ModelConfig) -> ModelConfig:
-    """What the engine of another process is told of a configuration: it needs none of the secrets."""
-    return msgspec.structs.replace(without_secrets(config), cache_salt=None)
+    """What the engine of another process is told of a configuration: none of the secrets, which it does not need, nor
+    the path of the file, which need not be text."""
+    return msgspec.structs.replace(without_secrets(config), cache_salt=None, model_path=None)
 
 
 def parse_model_config(options: object, policy: PolicyOpts = DEFAULT_POLICY) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -128,3 +129,20 @@ async def test_replies_of_a_configuration_are_given_there_too() -> None:
         stub: erllama.StubOptsDict = {"replies": ("First.", "Second.")}
         model = await runtime.load_model("m", {"backend": "stub", "isolation": "process", "stub": stub})
         assert [(await model.complete("x")).reply for _ in range(3)] == ["First.", "Second.", "Second."]
+
+
+async def test_the_name_of_a_file_need_not_be_text(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is bytes for the system: it goes into a process as what it is, and into that of a spare."""
+    monkeypatch.setattr("erllama_py.engine.process.spare.FILL_SECONDS", 0.0)
+    path = os.path.join(tmp_path, os.fsdecode(b"tiny-\xff.gguf"))
+    shutil.copy(tiny_gguf("dense", models), path)
+    async with erllama.Runtime() as runtime:
+        given = {**config("llama", "process", models), "model_path": path, "spare": True, "probe": True}
+        model = await runtime.load_model("m", given)  # type: ignore[arg-type]  # made of parts
+        await until(lambda: model.info.spare_pid is not None)
+        before, spare = (await model.complete(TEXT, **GREEDY)).reply, model.info.spare_pid
+        os.kill(model.info.pid or 0, signal.SIGKILL)
+        await until(lambda: model.info.pid == spare)
+        assert (await model.complete(TEXT, **GREEDY)).reply == before

@@ -45,6 +45,7 @@ from erllama_py.engine.process.wire.frames import (
     Stop,
     TryFile,
     WeightsHeld,
+    path_of,
 )
 from erllama_py.engine.process.wire.payloads import Payloads
 from erllama_py.engine.recorder import Doing, Recorder
@@ -139,7 +140,7 @@ class Child:
         `EngineDied`."""
         number = self.new_number()
         done = self._holding[number] = self._loop.create_future()
-        self._control.send(HoldWeights(number, self._model_id, for_engine(config)))
+        self._control.send(HoldWeights(number, self._model_id, for_engine(config), path_of(config)))
         try:
             await done
         finally:

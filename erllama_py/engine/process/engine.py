@@ -38,6 +38,7 @@ from erllama_py.engine.process.wire.frames import (
     StartEngine,
     ThreadsUsed,
     Warm,
+    path_of,
 )
 from erllama_py.engine.process.wire.pages import new_page
 from erllama_py.engine.process.wire.payloads import Packer
@@ -126,7 +127,7 @@ class EngineProcess:
         self._number = source.number = child.new_number()
         frame = StartEngine(
             engine=self._number, name=self._name, model_id=source.model_id,
-            config=source.engine_config,
+            config=source.engine_config, path=path_of(source.config),
             scheduler=self._scheduler, threads=self._threads, weights_of=source.lender_number,
             home=None if source.home is None else os.fsencode(source.home),
         )  # fmt: skip

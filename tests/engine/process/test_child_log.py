@@ -17,6 +17,8 @@ from erllama_py.engine.process.life.death import MOST_LINES
 from erllama_py.engine.process.life.last_lines import LastLines
 from erllama_py.watch.log import LLAMA_CPP
 
+NAMED = ("erllama_py", "info", "a name ?", {"path": "?"})  # a file's name may have no UTF-8 form
+
 Record = tuple[str, str, str, dict[str, Any]]
 
 
@@ -32,10 +34,15 @@ def test_records_wait_for_the_sink_and_keep_their_facts() -> None:
         log.error("after", exc_info=error)
     get_logger().debug("a detail")
     get_logger().info("a fact", model=None)
+    get_logger().info("a name \udcff", path="\udcff")
     assert records[0] == (LLAMA_CPP, "warning", "before", {"model": "m", "size": 5, "path": "b'x'"})
     assert records[1][:3] == (LLAMA_CPP, "error", "after")
     assert "ValueError: no" in records[1][3]["exception"]
-    assert records[2:] == [("erllama_py", "debug", "a detail", {}), ("erllama_py", "info", "a fact", {"model": None})]
+    assert records[2:] == [
+        ("erllama_py", "debug", "a detail", {}),
+        ("erllama_py", "info", "a fact", {"model": None}),
+        NAMED,
+    ]
 
 
 def test_it_stands_in_for_the_logger_and_imports_little() -> None:

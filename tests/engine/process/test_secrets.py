@@ -60,7 +60,7 @@ def test_each_secret_of_a_configuration_is_left_out() -> None:
     """Whichever there are; without that they would be sent."""
     assert OF_A_MODEL == ["cache_salt", "thinking_signing_key"]
     config = parse_model_config(CONFIG)
-    engine: dict[str, Any] = {"engine": 1, "model_id": "m"}
+    engine: dict[str, Any] = {"engine": 1, "model_id": "m", "path": None}
     assert frames.encode(frames.HoldWeights(**engine, config=config)).count(HIDDEN.encode()) == len(OF_A_MODEL)
     assert HIDDEN.encode() not in frames.encode(frames.HoldWeights(**engine, config=for_engine(config)))
 

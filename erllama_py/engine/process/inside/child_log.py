@@ -81,7 +81,8 @@ class ChildLogger:
         error = facts.pop("exc_info", None)
         if error is not None:
             facts["exception"] = _trace(error)
-        _records.put(self._name, level, event, {name: _plain(one) for name, one in (self._facts | facts).items()})
+        told = {name: _plain(one) for name, one in (self._facts | facts).items()}
+        _records.put(self._name, level, _sendable(event), told)
 
 
 def _trace(error: object) -> str:
@@ -93,7 +94,14 @@ def _trace(error: object) -> str:
 
 
 def _plain(fact: object) -> object:
-    return fact if isinstance(fact, _PLAIN) else str(fact)
+    if isinstance(fact, _PLAIN) and not isinstance(fact, str):
+        return fact
+    return _sendable(str(fact))
+
+
+def _sendable(text: str) -> str:
+    """What has no UTF-8 form, as the name of a file may have none, is a question mark."""
+    return text.encode(errors="replace").decode()
 
 
 def get_logger(name: str = NAME, /, **context: Any) -> ChildLogger:

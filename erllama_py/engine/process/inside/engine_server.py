@@ -34,6 +34,7 @@ from erllama_py.engine.process.wire.frames import (
     StartEngine,
     ThreadsUsed,
     Warm,
+    config_of,
 )
 from erllama_py.engine.process.wire.payloads import Payloads
 from erllama_py.engine.rates import Rates
@@ -61,7 +62,7 @@ class EngineServer:
         self._channel = BlockingChannel(sock, start.name)
         self._came = Counted("jobs of an engine")
         home = None if start.home is None else Path(os.fsdecode(start.home))
-        self.backend = backend_of(start.model_id, start.config, home)
+        self.backend = backend_of(start.model_id, config_of(start), home)
         if lender is not None:
             self.backend.use_weights_of(lender)
         told = Told(self._post, self._loaded, self._progress, self._threads_used, self._ended, self._failed)

@@ -38,6 +38,7 @@ from erllama_py.engine.process.wire.frames import (
     Stop,
     TryFile,
     WeightsHeld,
+    config_of,
 )
 from erllama_py.engine.process.wire.pages import open_page
 from erllama_py.engine.process.wire.payloads import Payloads
@@ -112,7 +113,7 @@ class Host:
             return True
 
         try:
-            self._held[frame.engine] = weights_of(frame.model_id, frame.config, progress)
+            self._held[frame.engine] = weights_of(frame.model_id, config_of(frame), progress)
         except Exception as error:
             failure = failure_of(error)
         self._control.post(WeightsHeld(frame.engine, failure))

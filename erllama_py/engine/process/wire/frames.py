@@ -6,6 +6,8 @@ cells are not in the frames where both sides can see the memory that they lie in
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from erllama_py.cpus import ThreadChoice
@@ -117,7 +119,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 class StartEngine(msgspec.Struct, frozen=True, tag="start_engine", kw_only=True):
     """Make a backend, over the weights of the engine `weights_of` where that is given, and run an engine with it. In
-    `home`, a path as bytes, is remembered what was tried; without one nothing is.
+    `home` is remembered what was tried; without one nothing is. `path` is that of the model's file; `config` has none.
 
     Comes with two descriptors: the engine's socket, and its recorder's page.
     """
@@ -128,6 +130,7 @@ class StartEngine(msgspec.Struct, frozen=True, tag="start_engine", kw_only=True)
     config: ModelConfig
     scheduler: SchedulerOpts
     threads: ThreadChoice
+    path: bytes | None
     weights_of: int | None = None
     home: bytes | None = None
 
@@ -141,11 +144,13 @@ class TryFile(msgspec.Struct, frozen=True, tag="try_file"):
 
 
 class HoldWeights(msgspec.Struct, frozen=True, tag="hold_weights"):
-    """Load the weights of a model and keep them, as those of this engine, which others may name in `weights_of`."""
+    """Load the weights of a model and keep them, as those of this engine, which others may name in `weights_of`.
+    `path` as in `StartEngine`."""
 
     engine: int
     model_id: str
     config: ModelConfig
+    path: bytes | None
 
 
 class WeightsHeld(msgspec.Struct, frozen=True, tag="weights_held"):
@@ -300,6 +305,17 @@ Frame = (
     | Done
     | Refused
 )
+
+
+def path_of(config: ModelConfig) -> bytes | None:
+    """The path of its file as what it is: bytes, which need not be text."""
+    return None if config.model_path is None else os.fsencode(config.model_path)
+
+
+def config_of(frame: StartEngine | HoldWeights) -> ModelConfig:
+    """The configuration that came in a frame, with the path of its file."""
+    return msgspec.structs.replace(frame.config, model_path=None if frame.path is None else os.fsdecode(frame.path))
+
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Frame)
