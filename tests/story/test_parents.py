@@ -214,6 +214,21 @@ def test_a_parent_that_is_interrupted_ends_its_children() -> None:
         assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
 
 
+def test_signals_that_ask_to_end_are_for_the_parent() -> None:
+    """Who stops a service sends them to all of its processes at once; the parent saves and answers before it ends."""
+    run("""
+async def main():
+    async with erllama.Runtime() as runtime:
+        model = await load(runtime)
+        stream, pid = await begun(model), model.info.pid
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            os.kill(pid, number)
+        await ended(*stream)
+        assert (model.info.pid, model.info.restarts) == (pid, 0)
+    assert is_gone(pid)
+""")
+
+
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 def test_one_that_is_stopped_from_outside_is_ended_once_it_has_work(is_busy: bool) -> None:
     """By its watchdog; the requests that it has, and those that come while it stands still, are answered."""

@@ -19,13 +19,14 @@ import types
 from contextlib import suppress
 
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, of linux/prctl.h
+_ASKS_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _LOOK_SECONDS = 0.5
 
 
 def main() -> None:
     """Run the task, and end without tidying up: a library that is in a bad state would spoil the outcome."""
     parent, task, given = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    die_with(parent)
+    obey_only(parent)
     be_first_to_go()
     sys.path[:] = given["path"]
     package = given["package"]
@@ -47,6 +48,15 @@ def bare_package(name: str, folder: str) -> None:
     module = types.ModuleType(name)
     module.__path__ = [folder]
     sys.modules[name] = module
+
+
+def obey_only(parent: int) -> None:
+    """End with the parent, and by no signal that asks a process to end. Who stops a service sends that to all of its
+    processes at once, and the parent needs this one until it has ended its own work in order."""
+    for number in _ASKS_TO_END:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the thread has blocked that began it
+    die_with(parent)
 
 
 def die_with(parent: int) -> None:

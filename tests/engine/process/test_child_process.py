@@ -275,6 +275,17 @@ async def test_a_child_that_hangs_is_asked_and_killed_with_its_traces(monkeypatc
     assert any("does.py" in line or "Current thread" in line for line in death.texts)
 
 
+async def test_a_child_has_no_signal_blocked() -> None:
+    """Whatever the thread has blocked that begins it: the watchdog asks by one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+    try:
+        one = child("import signal, sys\nprint(signal.pthread_sigmask(signal.SIG_BLOCK, ()), file=sys.stderr)")
+        await one.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert (await over(one)).texts == ("set()",)
+
+
 async def test_long_and_broken_output_is_taken_line_by_line() -> None:
     """Without an end, without UTF-8, in megabytes; the last of it is kept."""
     writes = "import sys\nout = sys.stderr.buffer\nout.write(b'x' * 3000000)\nout.write(b'\\n\\xff\\n\\n')\n"
