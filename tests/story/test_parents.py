@@ -72,6 +72,40 @@ async def main():
 """)
 
 
+def test_a_fork_in_the_middle_of_a_load_hides_no_end() -> None:
+    """It has the child's end of each socket, so none of them tells that the child has died: whoever waits for an
+    answer hears of it all the same."""
+    run("""
+from erllama_py.engine.process import child, embedder, engine
+forks = []
+
+def forking(make):
+    def pair():
+        ends = make()
+        forks.append(fork())
+        return ends
+    return pair
+
+async def main():
+    for module in (child, embedder, engine):
+        module.socketpair = forking(module.socketpair)
+    async with erllama.Runtime() as runtime:
+        model = await load(runtime)
+        await model.embed("hello")
+        stream = await begun(model)
+        vectors = asyncio.ensure_future(model.embed(["hello " * 100] * 8))
+        os.kill(model.info.pid, signal.SIGKILL)
+        await ended(*stream)
+        await vectors
+        assert model.info.restarts == 1
+        pid = model.info.pid
+    assert is_gone(pid)
+    assert len(forks) == 6
+    for other in forks:
+        os.kill(other, signal.SIGKILL)
+""")
+
+
 def test_a_parent_whose_loop_is_blocked_keeps_its_children() -> None:
     """They work on, and are not taken for hanging; all that they have said is there once the loop turns again."""
     run("""

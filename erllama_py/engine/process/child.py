@@ -86,7 +86,7 @@ class Child:
         }  # fmt: skip
         self.process = ChildProcess(
             "host", given, model_id=model_id, pass_fds=(self._theirs.fileno(), self._ledger.fd),
-            opts=config.process_opts, progress=self.progress, ask=self._ask,
+            opts=config.process_opts, progress=self.progress, ask=self._ask, on_end=self._bury,
         )  # fmt: skip
         self._control = LoopChannel(mine, self._loop, self._on_frame, self._on_end)
         self.payloads = Payloads(self._control.tell)
@@ -99,7 +99,7 @@ class Child:
         self.up = anyio.Event()  # since then, or since its death
         self.gone = threading.Event()  # once `death` is known: for threads
         self._leaving: dict[int, Left] = {}  # who is told of its death
-        self._grave: asyncio.Task[None] | None = None
+        self._is_begun = False
 
     def __repr__(self) -> str:
         return f"<Child {self.process}>"
@@ -111,11 +111,9 @@ class Child:
 
     async def start(self) -> None:
         """Begin it. Raises `CannotSpawn`, and `InvalidOption` for limits that cannot be set."""
-        self._grave = asyncio.ensure_future(self._bury())
-        try:
-            await self.process.start()
-        finally:
-            self._theirs.close()
+        self._is_begun = True
+        await self.process.start()
+        self._theirs.close()  # else at its end: until it has begun, the number must not be another's
 
     def try_file(self, given: str, take_pipes: Callable[[], tuple[int, ...]]) -> None:
         """Have it try a file, before there is an engine in it: see `TryFile`. The pipes are taken on the loop, and
@@ -138,6 +136,8 @@ class Child:
     async def hold_weights(self, config: ModelConfig) -> int:
         """Have it load weights and keep them; their number, for `weights_of`. Raises what the load raised there, and
         `EngineDied`."""
+        if self.death is not None:
+            raise EngineDied(report_of(self.death, Evidence(doing="starting")))
         number = self.new_number()
         done = self._holding[number] = self._loop.create_future()
         self._control.send(HoldWeights(number, self._model_id, for_engine(config), path_of(config)))
@@ -200,20 +200,20 @@ class Child:
     async def end(self) -> None:
         """Have it end, and wait for that."""
         self._control.send(Stop())
-        if self._grave is None:  # it was never begun
+        if not self._is_begun:
             self._theirs.close()
             self._control.close()
             self._ledger.leave(self._seat)
             return
         while not await self.process.end(END_SECONDS):
             pass  # one that waits for a disk that hangs: until then its memory stays taken
-        await asyncio.wait((self._grave,))
+        self._control.close()
 
-    async def _bury(self) -> None:
-        await self.process.ended.wait()
+    def _bury(self) -> None:
+        self._theirs.close()
         self.up.set()
         self.gone.set()
-        self._control.close()
+        self._control.is_dead()
         self.payloads.end(self._ledger, self._seat)
         if (death := self.process.death) is None:  # it was never begun
             return

@@ -123,6 +123,7 @@ class RemoteEmbedder:
     def _child_died(self, death: Death, doing: Doing | None) -> None:
         self._death, self._doing = death, doing
         self._dead.set()
+        self._channel.is_dead()
 
     def _ask(self, frame: Frame) -> Frame:
         answer, descriptors = self._call_with(frame)

@@ -241,6 +241,8 @@ class EngineProcess:
 
     def _child_died(self, death: Death, doing: Doing | None) -> None:
         self._death, self._child_doing = death, doing
+        if self._channel is not None:
+            self._channel.is_dead()
         self._look_for_end()
 
     def _look_for_end(self) -> None:

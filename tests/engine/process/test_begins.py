@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
-from helpers.anywhere import Anywhere, configuration, nothing_left, running
+from helpers.anywhere import BUFFERS, Anywhere, configuration, nothing_left, running
 from helpers.engine import ends, generate
 from helpers.runtime import until
 
 import erllama_py as erllama
+from erllama_py.engine.children import spawn
 from erllama_py.engine.embedding import EmbedderOpts
 from erllama_py.engine.evidence import EngineDied
 from erllama_py.engine.process import child as children
 from erllama_py.engine.process import trial
 from erllama_py.engine.process.child import Child
-from erllama_py.engine.process.life import watchdog
+from erllama_py.engine.process.life import child_process, watchdog
 from erllama_py.engine.process.wire.frames import Stop
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +128,25 @@ async def test_a_process_that_does_not_come_up_says_what_can_be_done(monkeypatch
     found = await anyio.to_thread.run_sync(erllama.check_isolation)
     assert found.problem is not None
     assert 'isolation="thread"' in found.problem
+
+
+async def test_what_a_process_is_begun_with_stays_open_until_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its start is cancelled, too: the number could be that of another file by then."""
+    begun, go_on, open_then = threading.Event(), threading.Event(), list[bool]()
+
+    def slow(task: str, given: Any, **more: Any) -> Any:
+        begun.set()
+        go_on.wait()
+        open_then.append(one._theirs.fileno() == given["control"])
+        return spawn.begin(task, given, **more)
+
+    monkeypatch.setattr(child_process, "begin", slow)
+    with nothing_left():
+        one = Child("m", configuration("process"), BUFFERS)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.start)
+            await until(begun.is_set)
+            tasks.cancel_scope.cancel()
+        go_on.set()
+        await one.end()
+        assert open_then == [True]

@@ -155,6 +155,37 @@ def test_a_side_that_dies_within_a_long_frame_ends_with_none(ends: Ends) -> None
     assert channel.receive() is None
 
 
+def test_a_side_that_has_died_ends_though_others_have_its_socket(ends: Ends) -> None:
+    """As a process that was forked off: what had been sent is delivered first, and who waits is woken."""
+    channel, other = ends
+    other.send(b"\0" + encode(Ping(1)))
+    got: SimpleQueue[object] = SimpleQueue()
+
+    def receive() -> None:
+        while (one := channel.receive()) is not None:
+            got.put(one[0])
+        got.put(None)
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    assert got.get() == Ping(1)
+    channel.is_dead()  # once it waits, or before
+    assert got.get() is None
+    receiver.join()
+    assert channel.call(Ping(2)) is None
+
+
+def test_what_was_sent_before_a_death_is_delivered(ends: Ends) -> None:
+    """Though nobody had read it by then."""
+    channel, other = ends
+    other.send(b"\0" + encode(Ping(1)))
+    channel.is_dead()
+    got = channel.receive()
+    assert got is not None
+    assert got[0] == Ping(1)
+    assert channel.receive() is None
+
+
 def test_closing_wakes_who_receives(ends: Ends) -> None:
     """From another thread; and more than once."""
     channel, _ = ends
@@ -230,6 +261,15 @@ def test_descriptors_that_had_to_wait_are_closed_once(ends: Ends) -> None:
     assert channel.drained(None)
     assert not open_files() - before
     assert before - open_files()
+
+
+def test_descriptors_given_away_with_what_cannot_be_sent_are_closed(ends: Ends) -> None:
+    """Nobody else would."""
+    channel, _ = ends
+    before = open_files()
+    with pytest.raises(BadFrame):
+        channel.post(Outcomes([Text(1, "\ud800", [])]), [memfd(b"given")], give=True)
+    assert not open_files() - before
 
 
 def test_descriptors_that_nobody_takes_are_closed(ends: Ends) -> None:

@@ -13,12 +13,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 from helpers.leftovers import open_files
-from helpers.wire import memfd, text
+from helpers.wire import memfd, read, text
 
-from erllama_py.engine.jobs import Generate
+from erllama_py.engine.jobs import Generate, Text
 from erllama_py.engine.process.wire.channel import BlockingChannel, LoopChannel, socketpair
 from erllama_py.engine.process.wire.descriptors import Descriptors
-from erllama_py.engine.process.wire.frames import BadFrame, Frame, Jobs, Ping, Pong, Released, encode
+from erllama_py.engine.process.wire.frames import BadFrame, Frame, Jobs, Outcomes, Ping, Pong, Released, encode
 from erllama_py.options.sampling import Sampling
 
 
@@ -73,6 +73,43 @@ async def test_a_loop_gets_frames_in_order_and_the_end() -> None:
     await heard.until(ends=1)
     assert heard.frames == sent
     assert heard.ends == [None]
+    channel.close()
+
+
+@pytest.mark.anyio
+async def test_a_loop_hears_of_a_death_though_others_have_the_socket() -> None:
+    """As a process that was forked off: what had been sent is delivered first, in as many turns as it takes."""
+    heard = Heard()
+    channel, other = await on_loop(heard)
+    sent = [text(number) for number in range(100)]
+    for frame in sent:
+        other.send(b"\0" + encode(frame))
+    with other:
+        channel.is_dead()
+        await heard.until(ends=1)
+    assert heard.frames == sent
+    assert heard.ends == [None]
+    channel.is_dead()  # it is closed by now
+
+
+@pytest.mark.anyio
+async def test_a_close_is_heard_though_others_have_the_socket() -> None:
+    """What was sent is read first."""
+    channel, other = await on_loop(Heard())
+    with channel._socket.dup(), other:
+        channel.send(Ping(1))
+        channel.close()
+        assert [*read(other)] == [Ping(1)]
+
+
+@pytest.mark.anyio
+async def test_descriptors_given_away_with_what_cannot_be_sent_are_closed() -> None:
+    """Nobody else would."""
+    channel, other = await on_loop(Heard())
+    before = open_files()
+    with other, pytest.raises(BadFrame):
+        channel.send(Outcomes([Text(1, "\ud800", [])]), [memfd(b"given")], give=True)
+    assert not open_files() - before
     channel.close()
 
 

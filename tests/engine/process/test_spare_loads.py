@@ -13,6 +13,7 @@ import pytest
 from helpers.anywhere import BUFFERS, configuration
 from helpers.runtime import until
 
+from erllama_py.engine.evidence import EngineDied
 from erllama_py.engine.process import child as children
 from erllama_py.engine.process import spare as spares
 from erllama_py.engine.process.child import Child
@@ -78,3 +79,14 @@ async def test_each_part_of_a_load_has_its_time() -> None:
         assert len(beats) > 3
         assert not first.progress().has_work
         assert slot._child is first
+
+
+async def test_weights_are_not_waited_for_in_a_process_that_has_died() -> None:
+    """Right after its start: nobody would tell."""
+    one = Child("m", configuration("process"), BUFFERS)
+    await one.start()
+    os.kill(one.process.pid or 0, signal.SIGKILL)
+    await one.process.ended.wait()
+    with pytest.raises(EngineDied, match="SIGKILL, in its start"):
+        await one.hold_weights(configuration("process"))
+    await one.end()

@@ -51,13 +51,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 class ChildProcess:
     """One child. Everything is called on the event loop, but for `progress`, which the thread asks.
 
-    `ask` is called on the loop when the child is to show that it is alive; then `answered` is to be called.
+    `ask` is called on the loop when the child is to show that it is alive; then `answered` is to be called. `on_end` is
+    called there when `ended` is set. That takes no task, which might be cancelled.
     """
 
     def __init__(
         self, task: str, given: Mapping[str, Any], *, model_id: str, pass_fds: Sequence[int] = (),
         opts: ProcessOpts | None = None, devices: bool = True, progress: Callable[[], Progress] | None = None,
-        ask: Callable[[], object] | None = None,
+        ask: Callable[[], object] | None = None, on_end: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self.pid: int | None = None
         self.death: Death | None = None
@@ -67,7 +68,7 @@ class ChildProcess:
         self._given, self._pass_fds = dict(given), tuple(pass_fds)
         self._row: tuple[int, int] | None = None  # of the table of who has the CPUs
         self._model_id, self._opts = model_id, opts or ProcessOpts()
-        self._progress, self._ask = progress, ask
+        self._progress, self._ask, self._on_end = progress, ask, on_end
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,7 +100,7 @@ class ChildProcess:
         try:
             check_cpus(self._opts)
         except InvalidOption:
-            self.ended.set()
+            self._is_over(None)
             raise
         self._row = PROCESS.lend()
         if self._row is not None:
@@ -110,7 +111,7 @@ class ChildProcess:
         except RuntimeError as error:  # the system has no thread left
             if self._row is not None:
                 PROCESS.take_back(self._row[1])
-            self.ended.set()
+            self._is_over(None)
             raise CannotSpawn(str(error)) from error
         try:
             await self._begun.wait()
@@ -262,7 +263,8 @@ class ChildProcess:
         self.pid = pid
         self._begun.set()
 
-    def _is_over(self, death: Death) -> None:
+    def _is_over(self, death: Death | None) -> None:
         self.death = death
         self._begun.set()
         self.ended.set()
+        self._on_end()

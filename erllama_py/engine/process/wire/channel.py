@@ -18,7 +18,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from erllama_py.engine.process.wire.descriptors import NO_DESCRIPTORS, Descriptors
+from erllama_py.engine.process.wire.descriptors import NO_DESCRIPTORS, Descriptors, close_all
 from erllama_py.engine.process.wire.frames import BadFrame, Frame, decode, encode
 from erllama_py.engine.process.wire.outbox import MOST_FDS, SHORT_SECONDS, Outbox, send_packet
 from erllama_py.engine.process.wire.packets import PACKET_BYTES, Joiner, packets_of
@@ -39,6 +39,22 @@ PACKETS_A_TURN = 32
 def socketpair() -> tuple[socket.socket, socket.socket]:
     """The two ends of a new connection; no child inherits them."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _encoded(frame: Frame, given: Sequence[int]) -> bytes:
+    """The bytes of a frame. Raises `BadFrame`, and closes what was given away with it."""
+    try:
+        return encode(frame)
+    except BadFrame:
+        close_all(given)
+        raise
+
+
+def _no_more(sock: socket.socket) -> None:
+    """Have a connection end, on both sides, after what has come: a process that was forked off may have either end
+    open, and know nothing of it. Whoever waits for room is told, too."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Reader:
@@ -107,7 +123,7 @@ class BlockingChannel:
     def post(self, frame: Frame, fds: Sequence[int] = (), *, give: bool = False, kept: bool = False) -> None:
         """Send a frame, at once or as soon as there is room: never waits. Of `fds` see `Outbox.push`. What is posted
         after the end is dropped. Raises `BadFrame`."""
-        data = encode(frame)
+        data = _encoded(frame, fds if give else ())
         with self._lock:
             self._outbox.push(data, fds, give=give, kept=kept)
             if not self._outbox or not self._emptied.is_set():
@@ -153,6 +169,12 @@ class BlockingChannel:
         finally:
             self._leave()
         return self.receive()
+
+    def is_dead(self) -> None:
+        """The other side has died, which its socket may not say: see `_no_more`. From any thread."""
+        if self._enter():
+            _no_more(self._socket)
+        self._leave()
 
     def close(self) -> None:
         """End the connection; whoever receives here gets None. Any thread may, more than once."""
@@ -225,7 +247,7 @@ class LoopChannel:
     def send(self, frame: Frame, fds: Sequence[int] = (), *, give: bool = False, kept: bool = False) -> None:
         """Send a frame, at once or as soon as there is room. Of `fds` see `Outbox.push`. What is sent after the end is
         dropped. Raises `BadFrame`."""
-        self._outbox.push(encode(frame), fds, give=give, kept=kept)
+        self._outbox.push(_encoded(frame, fds if give else ()), fds, give=give, kept=kept)
         if self._outbox and not self._writes and self._later is None:
             self._await_room()
 
@@ -235,6 +257,12 @@ class LoopChannel:
         with suppress(OSError, RuntimeError):  # the other side or the loop has ended: it matters to nobody
             if send_packet(self._socket, packet) is not None:
                 self._loop.call_soon_threadsafe(self.send, frame)
+
+    def is_dead(self) -> None:
+        """The other side has died, which its socket may not say: see `_no_more`. `on_end` comes after what it had
+        sent."""
+        if not self._closed:
+            _no_more(self._socket)
 
     def close(self) -> None:
         """End the connection; nothing is delivered any more, and `on_end` is not called. Allowed twice."""
@@ -246,6 +274,7 @@ class LoopChannel:
             self._later.cancel()
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
+        _no_more(self._socket)
         self._socket.close()
 
     def _read(self) -> None:
