@@ -28,6 +28,8 @@ _READ_BYTES = 64 << 10
 _LOOK_SECONDS = 0.05  # how soon a caller that wants it no more is heard
 _KILL_SECONDS = 5.0  # for the kernel to end a killed child; one that waits for a disk that hangs stays behind
 
+_STANDARD = range(3)  # input, output, error
+
 # ggml would start a debugger to show a trace, and initialise GPUs that are not needed. numpy's OpenBLAS would begin a
 # thread for each CPU, with 40 MB of private data each, and multiply no matrix.
 _LITTLE = {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -91,6 +93,8 @@ def begin(task: str, given: Any, *, devices: bool = False, pass_fds: Sequence[in
     entry = _PACKAGE / "engine" / "children" / "entry.py"
     if not entry.is_file():
         raise CannotSpawn(f"{entry} is no file, as where the package lies in an archive")
+    if any(fd in _STANDARD for fd in pass_fds):  # a child has its own by these numbers
+        raise CannotSpawn("descriptor 0, 1 or 2 of this process is closed: it has to be open, as to /dev/null")
     told = json.dumps({"path": list(_paths()), "package": str(_PACKAGE), "task": given})
     # -I -S: no environment, no site-packages of its own; what is to be found is in `path`.
     command = [find_python(), "-I", "-S", str(entry), str(os.getpid()), task, told]

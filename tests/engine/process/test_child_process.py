@@ -294,3 +294,11 @@ async def test_long_and_broken_output_is_taken_line_by_line() -> None:
     await one.start()
     death = await over(one)
     assert death.texts[-2:] == ("line", "end")
+
+
+async def test_a_child_is_not_given_what_it_has_another_of() -> None:
+    """Its standard input is its own: where this process has closed that, something else has its number here."""
+    one = child(WAITS, pass_fds=(0,))
+    with pytest.raises(CannotSpawn, match="descriptor 0, 1 or 2 of this process is closed"):
+        await one.start()
+    await over(one)
