@@ -24,10 +24,12 @@ from erllama_py.serve.cli.ending import ended
 from erllama_py.serve.config import check_tables
 from erllama_py.serve.running import listen, run, serve
 from erllama_py.serve.running.listening import url_of
+from helpers.held_decodes import hold_by
 from helpers.instant_copies import instant_copies
 
 def main():
     instant_copies(setattr)
+    hold_by(Path(sys.argv[2]) / "held", setattr)
     config = check_tables(json.loads(sys.argv[1]), Path(sys.argv[2]) / "server.toml")
     with listen(config.server, config.access) as listening:
         print(url_of(config.server, listening), flush=True)
@@ -44,8 +46,8 @@ PATIENCE = 60
 class Child:
     """The process, and a client of it."""
 
-    def __init__(self, process: subprocess.Popen[str], first: str) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[str], first: str, held: Path) -> None:
+        self.process, self._held = process, held
         self.url = first
         transport = httpx.HTTPTransport(uds=first) if first.startswith("/") else None
         base = "http://localhost" if transport else first
@@ -55,6 +57,14 @@ class Child:
         """Wait until it can answer."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
+
+    def hold(self) -> None:
+        """Have its stub do a few decodes more and then wait; what is cancelled ends. See `hold_by`."""
+        self._held.touch()
+
+    def go_on(self) -> None:
+        """Let it decode again."""
+        self._held.unlink()
 
     def tell(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send it a signal."""
@@ -85,7 +95,7 @@ def child(
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        one = Child(process, process.stdout.readline().strip())
+        one = Child(process, process.stdout.readline().strip(), folder / "held")
         with one.client:
             yield one
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.demand import Demanded, Hands, Loads, config, demanded, stub
+from helpers.held_decodes import hold_decodes
 from helpers.runtime import until
 from helpers.served import events
 
@@ -19,7 +20,6 @@ from erllama_py.serve.core.served import Changes
 from erllama_py.serve.demand.changes import changes
 
 pytestmark = pytest.mark.anyio
-SLOW: dict[str, Any] = {"stub": {"seconds_per_token": 0.002}}
 
 
 async def reload(at: Demanded, new: Config) -> Any:
@@ -61,11 +61,13 @@ def _config(given: dict[str, Any]) -> Config:
     return config(*(stub(name, **(given.get("a", {}) if name == "a" else {})) for name in names), **rest)
 
 
-async def test_a_file_that_is_changed_under_load_ends_no_stream() -> None:
+async def test_a_file_that_is_changed_under_load_ends_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models come, go and are replaced while all of them stream; each stream is whole, new requests have the new."""
-    first = [stub(name, 10, **SLOW) for name in ("stays", "changes", "goes")]
-    changed = stub("changes", 10, context_opts={"n_ctx": 4096, "n_seq_max": 4}, **SLOW)
-    second = [stub("stays", 10, aliases=["alias"], **SLOW), changed, stub("comes", 10, load="start", **SLOW)]
+    first = [stub(name, 10) for name in ("stays", "changes", "goes")]
+    changed = stub("changes", 10, context_opts={"n_ctx": 4096, "n_seq_max": 4})
+    second = [stub("stays", 10, aliases=["alias"]), changed, stub("comes", 10, load="start")]
+    held = {"stays", "changes", "goes"}
+    hold_decodes(monkeypatch.setattr, held.__contains__)
     async with demanded(config(*first)) as at:
         streams = [
             asyncio.create_task(at.chat(name, f"tell {number}", stream=True, max_tokens=60, ignore_eos=True))
@@ -77,8 +79,10 @@ async def test_a_file_that_is_changed_under_load_ends_no_stream() -> None:
             "added": ["comes"], "removed": ["goes"], "replaced": ["changes"], "changed": ["models.stays.aliases"]
         }  # fmt: skip
         assert (await at.chat("goes")).status_code == 404
+        held.remove("stays")
         assert (await at.chat("alias")).status_code == 200
         assert not any(stream.done() for stream in streams[3:])
+        held.clear()
         assert (await at.chat("changes")).status_code == 200  # it waits for the new one
         assert at.app.service.models()["changes"].context_size == 4096
         for stream in await asyncio.gather(*streams):

@@ -17,9 +17,8 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
     """A file that is wrong changes nothing; the stream that is open is whole."""
     file = tmp_path / "server.toml"
     file.write_text("[[models]")
-    slow = {"stub": {"seconds_per_token": 0.005}}
     rest = tables(room=None)["runtime"]
-    with child(tmp_path, model=slow, runtime=rest) as server:
+    with child(tmp_path, runtime=rest) as server:
         server.ready()
         ask = {
             "model": "tiny",
@@ -27,6 +26,7 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
             "max_tokens": 100,
             "ignore_eos": True,
         }
+        server.hold()
         with server.client.stream("POST", "/v1/chat/completions", json=ask | {"stream": True}) as stream:
             lines = stream.iter_lines()
             assert next(lines).startswith("data: ")
@@ -36,7 +36,7 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
                 f"[runtime]\nram_quota_bytes = {rest['ram_quota_bytes']}\n"
                 f"save_buffer_bytes = {rest['save_buffer_bytes']}\n"
                 f"[server]\nport = 0\n[[models]]\nname = 'tiny'\nbackend = 'stub'\naliases = {kept}\n"
-                "stub = { seconds_per_token = 0.005 }\ncontext_opts = { n_ctx = 4096, n_seq_max = 4 }\n"
+                "context_opts = { n_ctx = 4096, n_seq_max = 4 }\n"
             )
             server.tell(signal.SIGHUP)
             for _ in range(20_000):
@@ -44,6 +44,7 @@ def test_sighup_reads_the_file_again(tmp_path: Path) -> None:
                 if "extra" in named:
                     break
             assert named == ["tiny", "extra"]
+            server.go_on()
             pieces = [line for line in lines if line.startswith("data: ")]
         assert pieces[-1] == "data: [DONE]"
         assert json.loads(pieces[-2][6:])["choices"][0]["finish_reason"] == "length"

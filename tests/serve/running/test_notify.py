@@ -69,10 +69,10 @@ async def test_a_beat_says_what_is_done(tmp_path: Path) -> None:
 def test_a_service_from_its_beginning_to_its_end(tmp_path: Path) -> None:
     """Ready once its models are loaded, ending when it is told to."""
     with manager(str(tmp_path / "notify")) as heard:
-        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000"}
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
         with child(tmp_path, environment=environment) as server:
+            said = _until(heard, "READY=1")  # as it is told: a socket holds some words alone, and others are lost
             server.ready()
-            said = _until(heard, "READY=1")
             assert said[0].startswith("STATUS=loading")
             assert "WATCHDOG=1" in said[0]
             assert any(one.startswith("STATUS=serving, 0 requests") for one in _until(heard, "STATUS=serving"))
