@@ -68,7 +68,7 @@ def test_a_batch_is_killed_at_random_and_each_line_is_answered_once(tmp_path: Pa
     folder, batch, before = tmp_path / "files", "", b""
     tables: Any = {"server": {"port": 0, "files_directory": str(folder)}}
     for moment in sorted(random.Random(17).sample(range(1, TOTAL - 50), KILLS)):
-        with warm_server(tmp_path, **tables) as server:
+        with warm_server(tmp_path, most=moment + 30, **tables) as server:
             batch = batch or begin(server, TOTAL)
             until(server, folder, moment)
             server.process.kill()
@@ -89,7 +89,7 @@ def test_a_batch_goes_on_where_a_server_was_told_to_end(tmp_path: Path) -> None:
     """The lines at work end, no other is begun, and the process ends by itself."""
     folder = tmp_path / "files"
     tables: Any = {"server": {"port": 0, "files_directory": str(folder)}}
-    with warm_server(tmp_path, **tables) as server:
+    with warm_server(tmp_path, most=60, **tables) as server:
         batch = begin(server, 100)
         until(server, folder, 30)
         server.process.terminate()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from helpers.batches import jsonl, line, times
-from helpers.terminal import COMMAND, environment, on_terminal
+from helpers.terminal import environment, on_terminal
 from helpers.tiny_gguf import tiny_gguf
 
 from erllama_py.serve.batches.disk import lock
@@ -166,11 +167,28 @@ def test_a_batch_of_another_file_is_not_gone_on_with(
     assert journal.read_bytes() == whole
 
 
-class Stopped:
-    """A batch in a child that was killed as soon as it had a journal with its lines."""
+WAITS = """
+import sys
+from erllama_py.serve.batches.outputs import Outputs
+from erllama_py.serve.cli import main
 
-    def __init__(self, asked: Path, model: str, *more: str, number: signal.Signals = signal.SIGKILL) -> None:
-        command = [*COMMAND, "batch", str(asked), "--model", model, "--threads", "1", *more]
+add = Outputs.add
+
+async def waits(outputs, *answer, **how):
+    if outputs.completed:
+        await outputs._stopping.wait()
+    await add(outputs, *answer, **how)
+
+Outputs.add = waits
+sys.exit(main(["batch", *sys.argv[1:]]))
+"""
+
+
+class Stopped:
+    """A batch in a child that was killed when it had an answer; until then it has no second one."""
+
+    def __init__(self, asked: Path, model: str, *, number: signal.Signals = signal.SIGKILL) -> None:
+        command = [sys.executable, "-c", WAITS, str(asked), "--model", model, "--threads", "1"]
         self._asked, self._number = asked, number
         self._process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.code, self.said = 0, b""
