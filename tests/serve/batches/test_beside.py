@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
 
 import pytest
 from helpers.batches import CHAT, begin, jsonl, line, serving
 from helpers.batches import until as over
-from helpers.runtime import until
+from helpers.runtime import GatedBackend, until
 
 from erllama_py.engine.backend import DecodeStatus, Slice
-from erllama_py.engine.stub import StubBackend
 from erllama_py.engine.tick_plan import OTHERS
 from erllama_py.options.model import ModelConfig
 from erllama_py.options.request import BACKGROUND
@@ -22,38 +23,46 @@ WIDTH = 8
 LINES = [line(number, max_tokens=2000, ignore_eos=True) for number in range(WIDTH)]
 
 
-class Noting(StubBackend):
-    """A stub that notes its decodes."""
-
-    decoded: list[list[Slice]]
-
-    def __init__(self, model_id: str, config: ModelConfig) -> None:
-        super().__init__(model_id, config)
-        self.decoded = []
-
-    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
-        self.decoded.append(list(slices))
-        return super().decode(slices)
-
-
 class Decodes:
-    """Of the first backend that it makes."""
+    """What a stub was asked to decode while its gate was open. It is shut by the first decode of so many `lines` that
+    have all read their prompts."""
 
-    def __init__(self) -> None:
-        self.backends: list[Noting] = []
+    def __init__(self, lines: int) -> None:
+        self.gate, self.decoded = threading.Event(), list[list[Slice]]()
+        self._lines: int | None = lines
 
     def make(self, model_id: str, config: ModelConfig) -> Noting:
-        self.backends.append(Noting(model_id, config))
-        return self.backends[-1]
+        return Noting(model_id, config, self)
+
+    def note(self, slices: Sequence[Slice]) -> None:
+        """On the thread of the engine."""
+        self.decoded.append(list(slices))
+        if self._lines is not None and [len(one.tokens) for one in slices] == [1] * self._lines:
+            self._lines = None
+            self.gate.clear()
 
     def of_live(self, tokens: int) -> tuple[int, int]:
         """What was decoded for a live request with so many tokens to its reply, and for others meanwhile."""
-        decoded = self.backends[0].decoded
+        decoded = self.decoded
         first, seq_id = next((at, one.seq_id) for at, some in enumerate(decoded) for one in some if _is_live(one))
         mine = [at for at, some in enumerate(decoded) if at >= first and any(one.seq_id == seq_id for one in some)]
         during = [one for some in decoded[first : mine[tokens - 1] + 1] for one in some]
         own = sum(len(one.tokens) for one in during if one.seq_id == seq_id)
         return own, sum(len(one.tokens) for one in during) - own
+
+
+class Noting(GatedBackend):
+    """See `Decodes`."""
+
+    def __init__(self, model_id: str, config: ModelConfig, decodes: Decodes) -> None:
+        super().__init__(model_id, config, decodes.gate)
+        self._noted = decodes
+
+    def decode(self, slices: Sequence[Slice]) -> DecodeStatus:
+        status = super().decode(slices)
+        if status is DecodeStatus.DONE:
+            self._noted.note(slices)
+        return status
 
 
 def _is_live(one: Slice) -> bool:
@@ -64,13 +73,17 @@ def _is_live(one: Slice) -> bool:
 
 async def _beside(sequences: int) -> tuple[int, int]:
     """What is decoded for a live request that comes while lines are at work, and for others meanwhile."""
-    decodes, config = Decodes(), {"context_opts": {"n_ctx": 20_000, "n_seq_max": sequences}}
+    decodes, config = Decodes(min(WIDTH, sequences)), {"context_opts": {"n_ctx": 20_000, "n_seq_max": sequences}}
     async with serving(config, make=decodes.make) as at:
         batch = await begin(at.client, jsonl(LINES))
-        each = [1] * min(WIDTH, sequences)  # no prompt is still to be read
-        await until(lambda: any([len(one.tokens) for one in some] == each for some in decodes.backends[0].decoded))
+        await until(lambda: at.model.queue_depth == WIDTH)
+        decodes.gate.set()
+        await until(lambda: not decodes.gate.is_set())
         live = line(0, text="~", max_tokens=TOKENS, ignore_eos=True)["body"]
-        assert (await at.client.post(CHAT, json=live)).status_code == 200
+        asking = asyncio.create_task(at.client.post(CHAT, json=live))
+        await until(lambda: at.model.queue_depth == WIDTH + 1)
+        decodes.gate.set()
+        assert (await asking).status_code == 200
         await at.client.post(f"/v1/batches/{batch['id']}/cancel")
         await over(at.client, batch)
         return decodes.of_live(TOKENS)
