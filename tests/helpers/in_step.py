@@ -8,13 +8,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from functools import partial
 
+from erllama_py.engine import BackendFactory
 from erllama_py.engine.backend import DecodeStatus, Slice
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.model import ModelConfig
 
 # More than it takes from an outcome to the test that waits for it, and from there to the actor and its engine.
 TURNS = 25
+
+
+def in_step() -> BackendFactory:
+    """Makes such stubs for the loop that runs."""
+    return partial(InStep, loop=asyncio.get_running_loop())
 
 
 class InStep(StubBackend):

@@ -9,6 +9,7 @@ import anthropic
 import pytest
 from helpers.claude import VERSION, asked, blocks, checked, named_events, says, total
 from helpers.claude import client as claude
+from helpers.gated import Gated
 from helpers.listening import listening
 from helpers.runtime import until
 from helpers.served import served
@@ -233,10 +234,11 @@ async def test_images_are_refused_unless_the_server_tells_of_them() -> None:
 @pytest.mark.anyio
 async def test_a_client_that_leaves_ends_its_request() -> None:
     """Through a real socket, in the middle of a stream and of a whole answer."""
-    slow: Any = {"stub": {"seconds_per_token": 0.002}}
-    long: Any = ASK | {"max_tokens": 2000}
+    long, gate = ASK | {"max_tokens": 2000}, Gated()
+    gate.shut_after = 5  # a reply could be over in no time
+    gate.gate.set()
     async with (
-        served(slow) as at,
+        served(make=gate.make) as at,
         listening(at.app) as address,
         anthropic.AsyncAnthropic(base_url=address, api_key="any", max_retries=0) as client,
     ):

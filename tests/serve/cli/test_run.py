@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from helpers.in_step import in_step
 from helpers.terminal import on_terminal
 from helpers.tiny_bert import tiny_bert
 from helpers.tiny_gguf import tiny_gguf
@@ -139,9 +140,9 @@ async def test_a_reply_can_be_stopped_at_any_time(when: str, monkeypatch: pytest
     """Before it has begun, and after its first text; it ends with what it has."""
     said = asyncio.Event()
     monkeypatch.setattr(screen, "say", lambda text: said.set())
-    async with erllama.Runtime() as runtime:
-        model = await runtime.load_model({"backend": "stub", "stub": {"seconds_per_token": 0.001}})
-        reply = Reply(model, [{"role": "user", "content": "hi"}], {})
+    async with erllama.Runtime(backend_factory=in_step()) as runtime:
+        model = await runtime.load_model({"backend": "stub"})
+        reply = Reply(model, [{"role": "user", "content": "hi"}], {"ignore_eos": True})
         if when == "before":
             reply.stop()
             completion = await reply.show()

@@ -15,6 +15,7 @@ from typing import Any, cast, get_args
 import msgspec
 import pytest
 import structlog
+from helpers.in_step import in_step
 from helpers.runtime import until
 from helpers.served import Served, served
 from starlette.requests import HTTPConnection
@@ -161,7 +162,7 @@ async def test_a_line_says_how_often_its_model_crashed(lines: io.StringIO) -> No
     """Of a request that went on; others say nothing of it."""
     ask = ASK | {"max_tokens": 200, "ignore_eos": True}
     with configure_logging("json", "info", lines):
-        async with served({"stub": {"seconds_per_token": 0.001}}) as at:
+        async with served(make=in_step()) as at:
             asking = asyncio.create_task(at.client.post(PATH, json=ask))
             await until(lambda: at.model.phase == "generating")
             at.model.inject_fault("actor")

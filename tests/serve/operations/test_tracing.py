@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.demand import config, demanded, stub
+from helpers.in_step import in_step
 from helpers.runtime import slow_stub, until
 from helpers.served import events, served
 from helpers.traces import Spans, attributes, traced
@@ -117,7 +118,7 @@ async def test_a_stream_whose_model_is_given_up_is_an_error_although_its_status_
     """By the class of the error, on both spans."""
     monkeypatch.setattr("erllama_py.tree.MODEL_LIMITS", erllama.RestartLimits(intensity=0))
     with traced() as spans:
-        async with served() as at:
+        async with served(make=in_step()) as at:
             said = (await _ask(at.app, LONG, at_first=at.model.inject_fault)).decode()
     assert "error" in events(said)[-1]
     for span in (root(spans), spans.one("chat tiny")):
@@ -130,7 +131,7 @@ async def test_a_client_that_leaves_its_stream_ends_its_spans() -> None:
     """Once, without an error: nobody has made a mistake. What was computed for it is counted."""
     gone = asyncio.Event()
     with traced() as spans:
-        async with served() as at:
+        async with served(make=in_step()) as at:
             await _ask(at.app, LONG, gone, at_first=gone.set)
     span, below = root(spans), spans.one("chat tiny")
     assert attributes(span)["erllama.client_left"] is True
@@ -145,8 +146,9 @@ async def test_the_span_of_a_stream_that_is_to_be_taken_up_lasts_as_long_as_its_
     """Its client has left: it says what the request came to, and its calls lie within it."""
     gone = asyncio.Event()
     with traced() as spans:
-        async with served() as at:
-            await _ask(at.app, LONG, gone, at_first=gone.set, headers=[(b"x-conversation-id", b"a")])
+        async with served(make=in_step()) as at:
+            body = LONG | {"max_tokens": 100}
+            await _ask(at.app, body, gone, at_first=gone.set, headers=[(b"x-conversation-id", b"a")])
             assert not [span for span in spans.all() if span.name == ROUTE]
             await until(lambda: not at.app.service.lasting.tasks)
             await at.client.get("/v1/stream/a")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from helpers.gated import Gated
 from helpers.listening import listening
 from helpers.open_responses import check, read_stream
 from helpers.served import Served, served
@@ -141,7 +144,16 @@ async def test_where_nothing_can_be_kept_the_answer_says_that_it_is_not_stored(t
 
 
 LONG = ASK | {"stream": True, "max_output_tokens": 1900}
-SLOWLY: Any = {"stub": {"seconds_per_token": 0.001}}
+
+
+@asynccontextmanager
+async def half_way() -> AsyncIterator[tuple[Served, httpx.AsyncClient]]:
+    """A server at a socket, and a model that says the first words of a reply: it could be over in no time."""
+    gate = Gated()
+    gate.shut_after = 5
+    gate.gate.set()
+    async with served(make=gate.make) as at, listening(at.app) as url, httpx.AsyncClient(base_url=url) as client:
+        yield at, client
 
 
 def id_in(line: str) -> str:
@@ -153,7 +165,7 @@ def id_in(line: str) -> str:
 @pytest.mark.slow  # uvicorn looks ten times a second whether it should stop
 async def test_an_answer_under_way_can_be_cancelled_by_its_id() -> None:
     """It ends with what it has, which is stored; one that is over stays as it is."""
-    async with served(SLOWLY) as at, listening(at.app) as url, httpx.AsyncClient(base_url=url) as client:
+    async with half_way() as (_, client):
         async with client.stream("POST", PATH, json=LONG) as stream:
             lines = stream.aiter_lines()
             read = [await anext(lines), await anext(lines)]
@@ -171,7 +183,7 @@ async def test_an_answer_under_way_can_be_cancelled_by_its_id() -> None:
 @pytest.mark.slow  # the same
 async def test_an_answer_whose_client_leaves_is_not_stored() -> None:
     """It ends with its client."""
-    async with served(SLOWLY) as at, listening(at.app) as url, httpx.AsyncClient(base_url=url) as client:
+    async with half_way() as (at, client):
         async with client.stream("POST", PATH, json=LONG) as stream:
             lines = stream.aiter_lines()
             read = [await anext(lines), await anext(lines)]

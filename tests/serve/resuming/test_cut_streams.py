@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
+from helpers.gated import Gated
 from helpers.listening import listening
 from helpers.runtime import until
 from helpers.served import Served, served
@@ -54,9 +55,9 @@ class At(NamedTuple):
 
 
 @asynccontextmanager
-async def at(**settings: Any) -> AsyncIterator[At]:
-    """A server over a stub."""
-    async with served(settings=settings) as one, listening(one.app) as url, asyncio.timeout(60):
+async def at(make: Any = None, **settings: Any) -> AsyncIterator[At]:
+    """A server over a stub, or what `make` makes in its place."""
+    async with served(settings=settings, make=make) as one, listening(one.app) as url, asyncio.timeout(60):
         yield At(one, url)
 
 
@@ -104,11 +105,13 @@ async def test_a_stream_that_is_cut_ten_times_is_whole(api: str) -> None:
 async def test_nothing_is_left_when_its_time_is_over() -> None:
     """Neither of a stream that goes on, nor of one that is over: no task, no event, no request."""
     path, body = PATHS["chat"]
-    data = json.dumps({"model": "tiny", "stream": True, **body, "max_tokens": 1500}).encode()
-    async with at(resume_seconds=0.1) as one:
+    data, gate = json.dumps({"model": "tiny", "stream": True, **body, "max_tokens": 1500}).encode(), Gated()
+    gate.gate.set()
+    async with at(gate.make, resume_seconds=0.1) as one:
         lasting, service = one.served.app.service.lasting, one.served.app.service
-        await one.get(head_of(path, "a"), data, most=10)
         await one.get(head_of(path, "b"), json.dumps({**json.loads(data), "max_tokens": 5}).encode())
+        gate.shut_after = len(gate.parts) + 5  # it goes on, however fast it could be over
+        await one.get(head_of(path, "a"), data, most=10)
         await until(lambda: not len(lasting) and not lasting.tasks and not len(service.open))
         assert lasting.nbytes == 0
         assert lasting.expired == {"openai": 1}
