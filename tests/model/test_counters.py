@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from helpers.both_backends import BACKENDS, loaded
 from helpers.cache import PROMPT, ask, ram_model
+from helpers.coming_back import coming_back
 from helpers.crowd import crowded, prompts, together
 from helpers.gated import UNLUCKY, arrived, gated
 from helpers.runtime import STUB, assert_balanced, stub_runtime, until
@@ -99,7 +100,7 @@ async def test_what_fails_alone_is_counted_as_failed_and_what_is_cancelled_as_ca
 @pytest.mark.slow
 async def test_counts_go_on_over_a_crash() -> None:
     """None of them is smaller than before; what was open has failed, and the next load is counted."""
-    async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
+    async with coming_back() as (runtime, model, _comings):
         await model.complete("hello", response_tokens=4, **GREEDY)
         before = model.counters
         async with model.stream("hello again", response_tokens=1000, on_crash="fail", **GREEDY) as events:

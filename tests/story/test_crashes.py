@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from helpers.coming_back import coming_back
 from helpers.gated import gated
 from helpers.runtime import STUB, engine_threads, stub_runtime, until
 
@@ -29,9 +30,9 @@ CAUSES = {"actor": DrillFault, "thread": DrillFault, "decode": BackendFailure}
 @pytest.mark.parametrize("where", CAUSES)
 async def test_a_fault_fails_open_calls_that_are_to_fail_and_the_model_comes_back(where: Any) -> None:
     """They get `ModelCrashed` with its cause; the next call waits for the restart and is answered."""
-    async with stub_runtime(seconds_per_token=0.001) as (runtime, model):
+    async with coming_back() as (runtime, model, _comings):
         before = await model.complete("hello", response_tokens=4, temperature=0.0)
-        stream = model.stream("hello again", response_tokens=1000, temperature=0.0, on_crash="fail")
+        stream = model.stream("hello again", response_tokens=1000, temperature=0.0, ignore_eos=True, on_crash="fail")
         async with stream as events:
             await anext(events)
             model.inject_fault(where)
@@ -219,10 +220,12 @@ async def test_the_log_tells_a_crash_in_the_order_of_causes(isolation: Any, capl
         model = await runtime.load_model("m", {"backend": "stub", "isolation": isolation, "stub": stub})
         async with anyio.create_task_group() as group:
             for _ in range(2):
-                group.start_soon(partial(model.complete, "hello", response_tokens=100, ignore_eos=True))
+                group.start_soon(partial(model.complete, "hello", response_tokens=1500, ignore_eos=True))
             await until(lambda: model.counters.active == 2)
             caplog.clear()
             model.inject_fault("decode")
+            await until(lambda: any(record.getMessage().startswith("model loaded") for record in caplog.records))
+            group.cancel_scope.cancel()
     told = [record.getMessage() for record in caplog.records if record.name == "erllama_py"]
     failed, *going_on, restarting, back = [one for one in told if "saved" not in one]
     assert failed.startswith("a child failed supervisor='models' child='model:m'")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.cache import stub_reply
+from helpers.coming_back import coming_back, crash
 from helpers.crowd import prompts
 from helpers.gated import arrived, gated
 from helpers.runtime import until
@@ -133,9 +134,8 @@ async def test_a_deadline_that_is_met_changes_nothing() -> None:
 
 async def test_the_time_of_a_restart_counts_towards_a_deadline() -> None:
     """It begins with the call, and the model may be away."""
-    async with gated(stub={"load_seconds": 0.05}) as (_, model, gate):
-        gate.gate.set()
-        model.inject_fault()
-        await until(lambda: model.phase == "restarting")
+    async with coming_back() as (_, model, comings):
+        await crash(model, comings)
         late = await model.complete("hello", deadline=0.001)
         assert (late.finish_reason, late.generated) == ("deadline", [])
+        comings.back.set()

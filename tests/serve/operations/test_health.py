@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
+from helpers.coming_back import Comings, crash
 from helpers.runtime import until
 from helpers.served import served
 
@@ -73,10 +74,11 @@ async def test_before_and_after_the_runtime_is_open_it_is_not_ready() -> None:
 @pytest.mark.anyio
 async def test_while_a_model_is_restarted_it_is_not_ready() -> None:
     """And is again once the model is back."""
-    async with served() as at:
-        at.model.inject_fault()
-        await until(lambda: at.model.phase == "restarting")
+    comings = Comings()
+    async with served(make=comings.make) as at:
+        await crash(at.model, comings)
         assert (await at.client.get("/health")).json()["status"] == "restarting"
+        comings.back.set()
         await until(lambda: at.model.phase == "idle")
         assert (await at.client.get("/health")).status_code == 200
 
