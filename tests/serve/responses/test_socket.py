@@ -119,8 +119,10 @@ async def test_turns_follow_each_other() -> None:
     async with standing() as (one, gate, model), one.connect() as connection:
         for number in range(20):
             await say(connection, **ASK | {"model": "m", "metadata": {"number": str(number)}})
-        refused = [json.loads(await connection.recv()) for _ in range(3)]
-        assert {event.get("code") for event in refused} == {"too_many_turns"}
+        refused = 0
+        while refused < 3:  # the first turn may have begun to answer, where that took long
+            event = json.loads(await connection.recv())
+            refused += event.get("code") == "too_many_turns"
         assert model.queue_depth <= 1
         gate.gate.set()
         numbers = [(await rest(connection))[-1]["response"]["metadata"]["number"] for _ in range(17)]
