@@ -272,6 +272,7 @@ async def test_a_tier_that_hangs_keeps_its_name_though_its_supervisor_is_another
             with pytest.raises(erllama.TierStuck):
                 await runtime.stop_tier("d")
         await until(lambda: "tier:d" not in {task.get_name() for task in asyncio.all_tasks()})
+        monkeypatch.setattr("erllama_py.tree.TIER_STOP_SECONDS", 30.0)
         await runtime.start_tier("d", erllama.DiskTier(tmp_path / "d"))
         await runtime.stop_tier("d")
         with pytest.raises(erllama.TierNotFound):
