@@ -24,8 +24,10 @@ from helpers.watched import Watch
 CELLS, SEQUENCES = 256, 4
 PROMPT, REPLY = 20, 200
 FOREVER = 3_600_000  # ms
+# No wait for a save ends by itself, else the machine's speed would say what is computed again.
 POLICY: dict[str, Any] = {
     "min_tokens": 8, "boundary_align_tokens": 16, "boundary_trim_tokens": 4, "continued_interval": 24,
+    "session_resume_wait_ms": 3_600_000,
 }  # fmt: skip
 CONTEXT: dict[str, Any] = {"n_ctx": CELLS, "n_batch": 128, "n_ubatch": 32, "n_seq_max": SEQUENCES}
 

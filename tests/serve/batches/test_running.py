@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -173,18 +174,27 @@ async def _given_up(gone: asyncio.Event) -> Answer:
     return Answer(499, b"")
 
 
-async def test_a_batch_whose_time_is_over_names_its_open_lines(tmp_path: Path) -> None:
+async def test_a_batch_whose_time_is_over_names_its_open_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those at work, and one that is taken up again after its time."""
+    loop, due = asyncio.get_running_loop(), list[Callable[[], object]]()
+    call_later = loop.call_later
+
+    def noted(seconds: float, call: Callable[..., object], *given: Any, **how: Any) -> asyncio.TimerHandle:
+        if seconds == 1000.0:
+            due.append(call)
+        return call_later(seconds, call, *given, **how)
 
     async def endpoint(body: bytes, gone: asyncio.Event) -> Answer:
         if at.asked.total() <= 2:
             return GOOD
         at.now = 5000.0
+        due[0]()
         await gone.wait()
         return Answer(499, b"")
 
+    monkeypatch.setattr(loop, "call_later", noted)
     at = Folder(tmp_path, LINES, endpoint=endpoint, width=1)
-    at.now = 1999.99
+    at.now = 1000.0
     state = await at.over(expires_at=2000)
     assert (state.status, state.completed, state.failed) == ("expired", 2, 10)
     assert times(at.answers(), at.answers(at.job.errors)) == IDS

@@ -40,6 +40,8 @@ class Chat:
         if self._whole:  # the last token of a reply is sampled and not computed: that is left for the next turn
             self.twice += max(0, computed - (usage["prompt_tokens"] - self._whole) - 1)
         self._whole = usage["prompt_tokens"] + usage["completion_tokens"]
+        # What is still being saved is computed again, where other chats have taken its sequence meanwhile.
+        await at.app.service.runtime.cache.flush()
 
 
 @pytest.mark.slow
