@@ -62,6 +62,9 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     drawn computed token by token, as it was at first where nothing else was in a decode, but for tokens that a
     structure has forced.
 
+    `lost_seconds` have passed in earlier lives, and between them, that no `Text` has told of. They count as the time of
+    what they have held up: the prompt, or the reply.
+
     One that was `cancelled` before the engine heard of it ends with what it has: nothing, or the reply of its earlier
     life. Its sampling need not be what was asked for.
     """
@@ -85,6 +88,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     drawn: Drawn | None = None
     retrace: bool = False
     cancelled: bool = False
+    lost_seconds: float = 0.0
 
 
 class CapturePlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -353,7 +353,12 @@ class Running:
         """How long it took until its first token, and since then. What is computed again after an earlier life
         counts as the latter."""
         before, prefilled = self._earlier, now if self._prefilled is None else self._prefilled
-        return before.prefill_seconds + prefilled - self._began, before.decode_seconds + now - prefilled
+        reading, replying = prefilled - self._began, now - prefilled
+        if self.job.drawn is None:
+            reading += self.job.lost_seconds
+        else:
+            replying += self.job.lost_seconds
+        return before.prefill_seconds + reading, before.decode_seconds + replying
 
     def finished(self, first_held: int, now: float) -> Finished:
         """The closing outcome; `finish` is set. `first_held` is the sequence's lowest position."""

@@ -206,7 +206,7 @@ class GoingOn:
     @property
     def _kept(self) -> int:
         """How many tokens its last life began with."""
-        return 0 if self._request.earlier is None else self._request.earlier.outline.hit.prefix_len
+        return 0 if self._request.earlier is None else self._request.earlier.found
 
     def _leave_actor(self) -> None:
         self._inner = self._ref = self._board = None

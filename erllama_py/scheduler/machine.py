@@ -164,7 +164,7 @@ def earlier(state: State, request_id: int) -> messages.Earlier | None:
         return None
     if one.begun is None:
         return one.core.request.earlier
-    return messages.Earlier(outline(one.begun), one.core.started_at, one.begun.captured_to)
+    return messages.Earlier(outline(one.begun), one.core.started_at, one.begun.captured_to, one.begun.found)
 
 
 def _save_all(state: State, event: messages.SaveAll, now: float) -> tuple[State, list[Effect]]:

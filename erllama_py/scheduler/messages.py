@@ -83,12 +83,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Earlier(msgspec.Struct, frozen=True):
-    """How a request began in an engine that has ended, when it was given its first sequence, and up to where its cells
-    were copied out."""
+    """How a request began in the first engine that had it, and when it was given its first sequence; up to where its
+    cells were copied out, and how many tokens the last engine found of it."""
 
     outline: Outline
     started_at: float | None
     captured_to: int = 0
+    found: int = 0
 
 
 class Submit(msgspec.Struct, frozen=True):

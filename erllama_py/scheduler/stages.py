@@ -48,6 +48,7 @@ class Begun(msgspec.Struct, frozen=True):
     leaving: bool = False  # it was cancelled, and the engine will say what it had
     parked_at: float = 0.0  # when it was last
     parks: int = 0
+    found: int = 0  # tokens that it began with in this engine
 
 
 class Allocation(msgspec.Struct, frozen=True):

@@ -242,6 +242,7 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
             saves=_plan(request.plan, saved_to, restoring.hit), logits=core.logits if by_logits else None,
             keep_logits=not by_logits and state.limits.grid is None and request.lasting is None and not request.drawn,
             reproducible=state.limits.grid is not None, retrace=len(state.placed) == 1 and not state.pending,
+            lost_seconds=_lost_seconds(request, now),
         )  # fmt: skip
         ends = (*(row.meta.end for row in core.rows), saved_to)
         begun = _begun(restoring, hit, saved_to, ends, now)
@@ -256,14 +257,26 @@ def _work(state: State, restoring: Restoring, now: float) -> tuple[State, list[E
     return state, [ended, SendJob(job), *forks]
 
 
+def _lost_seconds(request: Request, now: float) -> float:
+    """How long ago an engine began with a request, but for what was told of it."""
+    earlier = request.earlier
+    if earlier is None or earlier.started_at is None:
+        return 0.0
+    out, told = earlier.outline, 0.0
+    if request.drawn is not None:
+        told = request.drawn.draws.prefill_seconds + request.drawn.draws.decode_seconds
+    return max(0.0, now - earlier.started_at - out.lookup_seconds - out.restore_seconds - told)
+
+
 def _begun(restoring: Restoring, hit: CacheHit, saved_to: int, row_ends: tuple[int, ...], now: float) -> Begun:
     """The engine begins with a request: the first one that does, or the next after an earlier life."""
     request = restoring.core.request
     if (earlier := request.earlier) is not None:
         out = earlier.outline
-        return Begun(out, sought(restoring), saved_to, row_ends, created=out.created, kept=out.kept)
+        kept, length = out.kept, hit.prefix_len
+        return Begun(out, sought(restoring), saved_to, row_ends, created=out.created, kept=kept, found=length)
     out = _outline_of(restoring, changed(hit, prefix_len=min(hit.prefix_len, request.n_tokens)), now)
-    return Begun(out, sought(restoring), saved_to, row_ends)
+    return Begun(out, sought(restoring), saved_to, row_ends, found=hit.prefix_len)
 
 
 def _reached(restoring: Restoring) -> tuple[CacheHit, bool, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from erllama_py.chat.segments import Piece, calls_of, text_of, thinking_of
-from erllama_py.engine.drawn import Drawn, Draws
+from erllama_py.engine.drawn import NOTHING_USED, Drawn, Draws
 from erllama_py.engine.jobs import Finished
 from erllama_py.results import (
     CallText,
@@ -107,12 +107,12 @@ class Transcript:
     def so_far(self, request_id: int, began: float, now: float) -> Finished:
         """What the engine would report of a request that it began with then, but for how many tokens lie in the cells:
         only the engine knows that."""
-        first = self.first_at or now
+        first, draws = self.first_at or now, self.draws or NOTHING_USED
         return Finished(
             request_id=request_id, reason="cancelled", stop_sequence=None, text=text_of(self._pieces),
             thinking=thinking_of(self._pieces), calls=calls_of(self._pieces), token_ids=[*self.token_ids], held=0,
-            first_held=-1, captured_to=0, prefill_tokens=0, prefill_seconds=max(0.0, first - began),
-            decode_seconds=now - first, decodes=max(0, len(self.token_ids) - 1), logprobs=[*self._logprobs],
+            first_held=-1, captured_to=0, prefill_tokens=draws.prefill_tokens, decodes=draws.decodes,
+            prefill_seconds=max(0.0, first - began), decode_seconds=now - first, logprobs=[*self._logprobs],
         )  # fmt: skip
 
 

@@ -8,16 +8,28 @@ import msgspec
 from helpers.kinds_of_reply import PROMPT, STRUCTURES, WAYS, job
 from helpers.lives import Life, drawn, end, goes_on, places, scores_alike, shown, texts, told
 from helpers.structures import regex
+from helpers.worker import bench
 from hypothesis import given
 from hypothesis import strategies as st
 
 from erllama_py.engine.backend import Backend, ModelFacts
 from erllama_py.engine.drawn import Drawn
-from erllama_py.engine.jobs import Captured, CapturePlan, Failed, Generate, Report, Restore, Text
+from erllama_py.engine.jobs import (
+    Captured,
+    CapturePlan,
+    Failed,
+    Finished,
+    Generate,
+    Outcome,
+    Report,
+    Restore,
+    Text,
+)
 from erllama_py.engine.stub import StubBackend
 from erllama_py.options.sampling import Sampling
 
 ROW = memoryview(b"")
+GREEDY = Sampling(temperature=0.0, ignore_eos=True)
 REPORTS = {
     "nothing": Report(),
     "special": Report(special=True),
@@ -118,3 +130,28 @@ def test_a_structure_that_does_not_allow_what_was_drawn_ends_the_request(engine:
     (failed,) = Life(*engine).run(one)
     assert isinstance(failed, Failed)
     assert failed.failure.kind == "SamplerFailed"
+
+
+def test_the_time_that_was_lost_counts_for_what_it_has_held_up() -> None:
+    """The prompt, where nothing of its reply had come; else the reply. In a third life too."""
+    times = dict[str, tuple[float, float]]()
+    whole = timed("whole", times, job(GREEDY))
+    timed("in the prompt", times, job(GREEDY, lost_seconds=8.0))
+    again = goes_on(job(GREEDY), texts(whole)[:10])
+    timed("in the reply", times, msgspec.structs.replace(again, lost_seconds=8.0, retrace=False))
+    assert times["in the prompt"] == (times["whole"][0] + 8.0, times["whole"][1])
+    before = texts(whole)[9].draws
+    assert before is not None
+    assert times["in the reply"][0] == before.prefill_seconds
+    assert times["in the reply"][1] > before.decode_seconds + 8.0
+
+
+def timed(name: str, times: dict[str, tuple[float, float]], one: Generate) -> list[Outcome]:
+    """What comes of it by a clock on which decodes alone take time, and how long that says that it took."""
+    alone = bench()
+    alone.do(one)
+    while not alone.of(Finished, 1):
+        alone.tick()
+    (done,) = alone.of(Finished, 1)
+    times[name] = done.prefill_seconds, done.decode_seconds
+    return alone.outcomes

@@ -59,6 +59,44 @@ async def test_what_was_computed_is_charged_where_it_ends_between_two_lives() ->
         assert sum(spent) == prompt + len(last.completion.generated)
 
 
+async def test_what_was_restored_is_not_charged() -> None:
+    """Of a prompt that is read in three lives, each of which begins with the rows of those before."""
+    spent, at = list[int](), [200, 400]
+    context = {"n_ctx": 2048, "n_seq_max": 1, "n_batch": 32, "n_ubatch": 16}
+    policy = {"min_tokens": 8, "boundary_align_tokens": 16, "boundary_trim_tokens": 4}
+    async with coming_back(context_opts=context, policy=policy) as (_, model, comings):
+        with erllama.metered(spent.append):
+            async with model.stream("0123456789" * 60, **GREEDY) as stream:
+                async for event in stream:
+                    if isinstance(event, erllama.Progress) and at and event.done >= at[0]:
+                        del at[0]
+                        await crash(model, comings, "thread")
+                        comings.back.set()
+        await until(lambda: bool(spent))
+        assert isinstance(event, erllama.Done)
+        assert event.completion.stats.crashes == 2
+        assert event.completion.stats.prefill_tokens < 400
+        computed = model.counters.computed_tokens
+        assert 600 < sum(spent) <= computed + 60
+
+
+async def test_what_is_cancelled_between_two_lives_tells_what_was_computed_of_it() -> None:
+    """As far as its model had told."""
+    async with coming_back() as (_, model, comings), model.stream(PROMPT, **GREEDY) as stream:
+        tokens = 0
+        async for event in stream:
+            tokens += isinstance(event, erllama.TextDelta)
+            if tokens == 3:
+                break
+        await crash(model, comings)
+        stream.cancel()
+        last = [event async for event in stream][-1]
+        assert isinstance(last, erllama.Done)
+        stats = last.completion.stats
+        assert stats.prefill_tokens == last.completion.prompt_tokens
+        assert stats.decodes == len(last.completion.generated) - 1
+
+
 @pytest.mark.slow
 async def test_a_file_that_was_replaced_is_another_model(tmp_path: Path) -> None:
     """What was said is not continued by it; the next request is answered by it."""

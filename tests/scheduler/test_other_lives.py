@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from helpers.crashing_world import CrashingWorld
 from helpers.examples import examples
-from helpers.requests import finished, found, generate_of, hit_of, run
+from helpers.requests import finished, found, generate_of, hit_of, restored, row_read, rows_of, run
 from helpers.stages import at, stages
 from helpers.states import A, B, C, asked, begun, state_with
 from hypothesis import HealthCheck, given, settings
@@ -97,6 +97,27 @@ def test_its_answer_tells_how_it_began_at_first() -> None:
     assert answer.outline == TOLD.outline
     assert answer.started_at == 3.0
     assert answer.request.tokens == A
+
+
+def test_the_time_that_was_lost_is_told_to_the_engine() -> None:
+    """That since it was begun, but for what was told with its reply."""
+    told = DRAWN.draws
+    told = msgspec.structs.replace(told, prefill_seconds=1.0, decode_seconds=2.0)
+    for drawn, lost in ((msgspec.structs.replace(DRAWN, draws=told), 3.5), (None, 6.5)):
+        state, _ = run(state_with(), again(1, A, drawn=drawn), now=9.0)
+        assert generate_of(run(state, found(1), now=10.0)[1]).lost_seconds == lost
+    state, _ = run(state_with(), asked(1, A), now=9.0)
+    assert generate_of(run(state, found(1), now=10.0)[1]).lost_seconds == 0.0
+
+
+def test_how_much_each_engine_has_found_is_known() -> None:
+    """Whatever its answer will tell of the first one: what it reads beyond that is computed."""
+    state, _ = run(state_with(), again(1, A, drawn=None), found(1, hit_of(A, 20, 40)))
+    state, _ = run(state, *(row_read(1, row) for row in rows_of(A, 20, 40)))
+    state, _ = run(state, *(restored(1, row) for row in rows_of(A, 20, 40)))
+    begun_again = earlier(state, 1)
+    assert begun_again is not None
+    assert (begun_again.found, begun_again.outline.hit.prefix_len) == (40, 20)
 
 
 def test_without_its_beginning_what_is_read_is_of_the_prompt_alone() -> None:
