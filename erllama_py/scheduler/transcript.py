@@ -49,7 +49,7 @@ class Transcript:
         return f"<Transcript of {len(self.token_ids)} tokens in {self.lives} lives>"
 
     def begins(self, moved: Callable[[], None] | None = None) -> None:
-        """An actor has it now. `moved` is called at each event."""
+        """An actor has it now. `moved` is called where it has come further, and could leave that actor."""
         self.lives += 1
         self.is_away = False
         self._moved = moved
@@ -75,7 +75,8 @@ class Transcript:
         self.draws, self._told = draws or self.draws, self._told or draws is not None
         if self._feed is not None:
             self._feed(event)
-        if self._moved is not None:
+        # Of events that came together the last has the draws: in between, another life would lack what follows.
+        if self._moved is not None and (draws is not None or isinstance(event, Progress)):
             self._moved()
 
     @property
