@@ -160,11 +160,13 @@ class GoingOn:
             return
         match inner.outcome:
             case Returned(value):
+                self._pay()  # where this engine never had it, for those before
                 self._over()
                 self._send(value)
             case Raised(ActorEnded() as ended):
                 self._ended(ended)
             case Raised(error):
+                self._pay()
                 self._over()
                 self.reply.fail(error)
 

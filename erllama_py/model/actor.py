@@ -274,7 +274,7 @@ class ModelActor(StateMachine[State, Message, Effect]):
                 raise self._engine.failure or failure.error()
 
     def _complete(self, one: OpenRequest, answer: messages.Complete, now: float) -> None:
-        if answer.finished is None and answer.request.drawn is not None:  # this engine has not seen it, another had
+        if answer.finished is None and answer.request.earlier is not None:  # this engine has not seen it, another had
             finished = one.so_far(answer.outline, answer.started_at, now)
             answer = msgspec.structs.replace(answer, finished=finished)
         completion = make_completion(answer, now, one.early or "cancelled")

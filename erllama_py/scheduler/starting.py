@@ -358,7 +358,10 @@ def _outline_of(restoring: Restoring, hit: CacheHit, now: float) -> Outline:
 
 
 def cancelled_outline(core: Core, placed: Starting | None, now: float) -> Outline:
-    """What there is to say of a request that was cancelled before its generation began."""
+    """What there is to say of a request that was cancelled before its generation began; in an earlier life it may have,
+    and then what that said is the answer's."""
+    if core.request.earlier is not None:
+        return core.request.earlier.outline
     where = "before" if placed is None else "while"
     reason = f"cancelled {where} it was looked up"
     if isinstance(placed, Restoring):

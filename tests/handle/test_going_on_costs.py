@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,33 @@ async def test_what_is_cancelled_between_two_lives_tells_what_was_computed_of_it
         stats = last.completion.stats
         assert stats.prefill_tokens == last.completion.prompt_tokens
         assert stats.decodes == len(last.completion.generated) - 1
+
+
+async def test_what_is_cancelled_before_its_next_engine_begins_tells_of_the_first_one() -> None:
+    """It waits for a place, since another goes first: what it has computed is charged, and it tells how it began."""
+    spent = list[int]()
+    async with coming_back() as (_, model, comings):
+        await model.complete(PROMPT, **GREEDY)
+        with erllama.metered(spent.append):
+            entered = await model.stream(PROMPT, priority=0, **GREEDY | {"response_tokens": 900}).__aenter__()
+        while not isinstance(await anext(entered), erllama.TextDelta):
+            pass
+        first = asyncio.create_task(model.complete("another", priority=1, **GREEDY | {"response_tokens": 900}))
+        await until(lambda: model.counters.parked == 1)
+        await crash(model, comings)
+        comings.back.set()
+        await until(lambda: model.phase == "generating" and model.counters.waiting == 1)
+        entered.cancel()
+        last = [event async for event in entered][-1]
+        await entered.__aexit__(None, None, None)
+        assert isinstance(last, erllama.Done)
+        done = last.completion
+        assert (done.cache_hit_kind, done.stats.miss_reason, done.stats.crashes) == ("live", None, 1)
+        assert done.cache_delta.read == done.prompt_tokens - done.stats.prefill_tokens > 0
+        await until(lambda: bool(spent))
+        assert sum(spent) >= done.stats.prefill_tokens + len(done.generated)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
 
 
 @pytest.mark.slow
