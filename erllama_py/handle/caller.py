@@ -18,6 +18,7 @@ import anyio
 import msgspec
 
 from erllama_py.actors import Names, Reply
+from erllama_py.cache.keys import Identity
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.handle.alternatives import alternative, feed_of, joined, together
 from erllama_py.handle.going_on import GoingOn, Hold, Where
@@ -185,13 +186,15 @@ class Caller(Port):
         prefill_only: bool,
     ) -> tuple[int, Reply[Completion]]:  # fmt: skip
         await board.actor()
+        identity = board.identity
         request = await self.request(board, prepared, plan, now, prefill_only=prefill_only)
         requests = [request]
         if not prefill_only:
             requests += [alternative(request, self.ticket(), index) for index in range(1, plan.options.n)]
         calls, goes_on = [], plan.options.on_crash == "continue"
         for index, one in enumerate(requests):
-            calls.append(GoingOn(where, one, plan.feed(feed_of(feed, index), index), payer(), goes_on=goes_on))
+            events = plan.feed(feed_of(feed, index), index)
+            calls.append(GoingOn(where, one, events, payer(), identity=identity, goes_on=goes_on))
         replies = [call.reply for call in calls]
         for call in calls:
             call.begin(board)
@@ -202,10 +205,12 @@ class Caller(Port):
         reply.on_settled(partial(group.__delitem__, request.id))
         return request.id, reply
 
-    async def submit(self, request: Request, *, goes_on: bool) -> Reply[Completion]:
-        """Submit one request by itself, once the actor can take it; the reply to wait for."""
+    async def submit(self, request: Request, identity: Identity | None, *, goes_on: bool) -> Reply[Completion]:
+        """Submit one request by itself, once the actor can take it; the reply to wait for. `identity` is that of the
+        model when the request was made."""
         await self.actor()
-        call = GoingOn(self._where("own", self._model), request, None, payer(), goes_on=goes_on)
+        where = self._where("own", self._model)
+        call = GoingOn(where, request, None, payer(), identity=identity, goes_on=goes_on)
         call.begin(self.board)
         return call.reply
 

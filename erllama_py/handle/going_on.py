@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from erllama_py.actors import ActorEnded, ActorRef, Raised, Reply, Returned
+from erllama_py.cache.keys import Identity
 from erllama_py.errors import CrashReport, ModelCrashed
 from erllama_py.handle.metering import Spend
 from erllama_py.model.blame import blamed_in, crash_of, guilty_of, is_last, last_error, report_of
@@ -65,8 +66,9 @@ class GoingOn:
     """See the module. `reply` is what its caller waits for. Unless it `goes_on`, a crash is its end."""
 
     def __init__(
-        self, where: Where, request: Request, feed: Feed | None, spend: Spend | None, *, goes_on: bool
-    ) -> None:
+        self, where: Where, request: Request, feed: Feed | None, spend: Spend | None, *, identity: Identity | None,
+        goes_on: bool,
+    ) -> None:  # fmt: skip
         self.id = request.id  # what its caller knows it by
         self.reply: Reply[Completion] = Reply(where.model.model_id)
         self._where, self._request, self._feed, self._spend = where, request, feed, spend
@@ -75,7 +77,7 @@ class GoingOn:
         self._board: ModelBoard | None = None  # of the actor that has it
         self._ref: ActorRef[Message] | None = None
         self._inner: Reply[Completion] | None = None  # that actor's
-        self._identity: object = None  # of the model that it was made for
+        self._identity = identity  # of the model that it was made for
         self._let_go: Callable[[], None] | None = None
         self._coming: asyncio.Task[None] | None = None  # while no actor has it
         self._before: CrashReport | None = None  # its model's last crash, when that actor was given it
@@ -93,7 +95,6 @@ class GoingOn:
         self._where.model.calls[self.id] = self
         self._where.model.tally.requests += 1
         self._where.trials.enter(self._request.id, self)
-        self._identity = board.identity
         if board.is_up and self._where.trials.may_run(self._request.id):
             self._submit(board)
         else:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
-from erllama_py.cache.keys import pack_tokens, prefix_keys
+from erllama_py.cache.keys import Identity, pack_tokens, prefix_keys
 from erllama_py.engine.backend import Vocabulary
 from erllama_py.engine.jobs import Report
 from erllama_py.errors import ContextOverflow, InvalidOption, RequestError
@@ -168,8 +169,11 @@ class Scoring:
     ) -> Scores:
         board, plan = self._caller.board, ReplyPlan(request_options(checked))
         check_room(len(prepared.tokens), continuations, board.config.context_opts.cells)
+        await board.actor()
+        identity = board.identity
         request = await self._caller.request(board, prepared, plan, now, prefill_only=True)
-        first = await self._whole(first_of(request, continuations), checked)
+        whole = partial(self._whole, identity, checked)
+        first = await whole(first_of(request, continuations))
         facts, several = board.facts, [index for index, one in enumerate(continuations) if len(one) > 1]
         assert facts is not None
         # Only what cannot be shared out of cells waits for the prompt's row to be saved.
@@ -177,26 +181,22 @@ class Scoring:
         parent = None if facts.memory == "full" or saved is None else bytes.fromhex(saved)
 
         async def other(index: int) -> Told:
-            return told(await self._other(request, continuations[index], parent, checked))
+            return told(await whole(await self._other(request, continuations[index], parent)))
 
         others = await of_each(several, other, min(facts.n_seq_max + 1, len(several)))
         if sum(map(len, continuations)) <= INLINE_LENGTH:
             return gathered(first, others, continuations)
         return await self._caller.threads.run(gathered, first, others, continuations)
 
-    async def _other(
-        self, first: Request, tokens: list[int], parent: bytes | None, checked: ScoreOptions
-    ) -> Completion:
+    async def _other(self, first: Request, tokens: list[int], parent: bytes | None) -> Request:
         caller, ticket = self._caller, self._caller.ticket()
         if first.n_tokens + len(tokens) <= INLINE_LENGTH:
-            request = other_of(first, ticket, tokens, parent)
-        else:
-            request = await caller.threads.run(other_of, first, ticket, tokens, parent)
-        return await self._whole(request, checked)
+            return other_of(first, ticket, tokens, parent)
+        return await caller.threads.run(other_of, first, ticket, tokens, parent)
 
-    async def _whole(self, request: Request, checked: ScoreOptions) -> Completion:
-        """What a request comes to, if it comes to its end."""
-        reply = await self._caller.submit(request, goes_on=checked.on_crash == "continue")
+    async def _whole(self, identity: Identity | None, checked: ScoreOptions, request: Request) -> Completion:
+        """What a request comes to that was made for a model of this identity, if it comes to its end."""
+        reply = await self._caller.submit(request, identity, goes_on=checked.on_crash == "continue")
         done = await self._caller.result(reply)
         if done.finish_reason in EARLY:
             raise RequestError(f"request {request.id}, which was to score a part of this, was cancelled by its id")

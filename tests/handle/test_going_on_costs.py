@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from helpers.coming_back import coming_back, crash
 from helpers.runtime import STUB, until
 from helpers.tiny_gguf import tiny_gguf
 
 import erllama_py as erllama
+from erllama_py.handle.caller import Caller
+from erllama_py.handle.scores import Scoring
 
 pytestmark = pytest.mark.anyio
 GREEDY: dict[str, Any] = {"temperature": 0.0, "response_tokens": 60, "ignore_eos": True}
@@ -139,3 +142,23 @@ async def test_a_file_that_was_replaced_is_another_model(tmp_path: Path) -> None
             with pytest.raises(erllama.ModelCrashed, match="its file has changed"):
                 [event async for event in stream]
         assert (await model.complete("hello", response_tokens=2)).generated
+
+
+@pytest.mark.parametrize("scores", [False, True])
+async def test_a_request_that_was_made_for_another_file_is_not_computed(
+    scores: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model has crashed and come back before it was asked: what is saved is known by the file that it is of."""
+    made_by: Any = Scoring._other if scores else Caller.request
+
+    async def made(*args: Any, **given: Any) -> Any:
+        request, board = await made_by(*args, **given), model._board
+        assert board.identity is not None
+        board.identity = msgspec.structs.replace(board.identity, fingerprint=bytes(32))
+        return request
+
+    async with coming_back() as (_, model, _comings):
+        monkeypatch.setattr(*((Scoring, "_other") if scores else (Caller, "request")), made)
+        with pytest.raises(erllama.ModelCrashed, match="its file has changed"):
+            await (model.score("hello", ["so", "or so"]) if scores else model.complete("hello", **GREEDY))
+        assert model.queue_depth == 0
