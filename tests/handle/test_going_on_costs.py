@@ -158,7 +158,10 @@ async def test_a_request_that_was_made_for_another_file_is_not_computed(
         return request
 
     async with coming_back() as (_, model, _comings):
-        monkeypatch.setattr(*((Scoring, "_other") if scores else (Caller, "request")), made)
+        if scores:
+            monkeypatch.setattr(Scoring, "_other", made)
+        else:
+            monkeypatch.setattr(Caller, "request", made)
         with pytest.raises(erllama.ModelCrashed, match="its file has changed"):
             await (model.score("hello", ["so", "or so"]) if scores else model.complete("hello", **GREEDY))
         assert model.queue_depth == 0
