@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from erllama_py.engine.pace import patience
 from erllama_py.engine.process.life.child_process import ChildProcess, Progress
 from erllama_py.engine.process.life.death import Death, Evidence, report_of
 from erllama_py.engine.process.wire.channel import LoopChannel, socketpair
-from erllama_py.engine.process.wire.descriptors import Descriptors
+from erllama_py.engine.process.wire.descriptors import Descriptors, close_all
 from erllama_py.engine.process.wire.frames import (
     AbortEmbedder,
     BadFrame,
@@ -74,10 +75,14 @@ class Child:
         shared_memory.share()
         self._ledger = buffers.share()
         self._seat = self._ledger.enter()
+        ends = list[socket.socket]()
         try:
-            mine, self._theirs = socketpair()
+            ends += socketpair()
+            mine, self._theirs = ends
+            self._control = LoopChannel(mine, self._loop, self._on_frame, self._on_end)
         except OSError:
             self._ledger.leave(self._seat)
+            close_all(one.detach() for one in ends)
             raise
         given = {
             "control": self._theirs.fileno(), "model_id": model_id, "switch_seconds": SWITCH_SECONDS,
@@ -88,7 +93,6 @@ class Child:
             "host", given, model_id=model_id, pass_fds=(self._theirs.fileno(), self._ledger.fd),
             opts=config.process_opts, progress=self.progress, ask=self._ask, on_end=self._bury,
         )  # fmt: skip
-        self._control = LoopChannel(mine, self._loop, self._on_frame, self._on_end)
         self.payloads = Payloads(self._control.tell)
         self._numbers, self._pings = itertools.count(1), itertools.count(1)
         self._recorders: dict[int, Recorder] = {}  # by what they are of

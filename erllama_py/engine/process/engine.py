@@ -27,7 +27,7 @@ from erllama_py.engine.process.child import END_SECONDS, Child
 from erllama_py.engine.process.life.death import Death
 from erllama_py.engine.process.wire.channel import LoopChannel, socketpair
 from erllama_py.engine.process.wire.counted import Counted
-from erllama_py.engine.process.wire.descriptors import Descriptors
+from erllama_py.engine.process.wire.descriptors import Descriptors, close_all
 from erllama_py.engine.process.wire.frames import (
     BadFrame,
     EndEngine,
@@ -120,9 +120,15 @@ class EngineProcess:
         return self._facts
 
     def _begin(self, child: Child) -> None:
-        source, (mine, theirs), (page, self._recorder) = self._source, socketpair(), new_page()
+        source, (mine, theirs), page = self._source, socketpair(), -1
+        try:
+            page, self._recorder = new_page()
+            self._channel = LoopChannel(mine, self._loop, self._on_frame, self._on_end)
+        except OSError:
+            close_all((mine.detach(), theirs.detach(), page))
+            self._recorder.keep()  # its page holds another descriptor
+            raise
         self._hears = True
-        self._channel = LoopChannel(mine, self._loop, self._on_frame, self._on_end)
         self._packer = child.payloads.packer()
         self._number = source.number = child.new_number()
         frame = StartEngine(

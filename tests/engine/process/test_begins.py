@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from typing import Any
 
@@ -150,3 +152,19 @@ async def test_what_a_process_is_begun_with_stays_open_until_it_has_begun(monkey
         go_on.set()
         await one.end()
         assert open_then == [True]
+
+
+@pytest.mark.parametrize("where", ["child.LoopChannel", "engine.LoopChannel", "engine.new_page"])
+async def test_what_cannot_be_had_at_a_begin_costs_nothing(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a descriptor nor a seat among those that share the buffers: as where the loop may watch no other file."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"erllama_py.engine.process.{where}", none_left)
+    with nothing_left():
+        one = Anywhere(configuration("process"))
+        with pytest.raises(OSError, match="No space left"):
+            await one.load()
+        assert await one.engine.stop(60)
+    assert not BUFFERS.share()._seats

@@ -31,14 +31,14 @@ class Output:
         self.word: int | None = None  # what it said that it would end with
         self._words, self._written = process.stdout.fileno(), process.stderr.fileno()
         self._begun = {self._words: b"", self._written: b""}  # the line that has not ended
+        self._poll = select.poll()
+        for descriptor in self._begun:
+            os.set_blocking(descriptor, False)
+            self._poll.register(descriptor, select.POLLIN)
         self._end: int | None = None
         with suppress(OSError, AttributeError):
             self._end = os.pidfd_open(process.pid)
-        self._poll = select.poll()
-        for descriptor in (*self._begun, *(() if self._end is None else (self._end,))):
-            self._poll.register(descriptor, select.POLLIN)
-        for descriptor in self._begun:
-            os.set_blocking(descriptor, False)
+            self._poll.register(self._end, select.POLLIN)
 
     def close(self) -> None:
         """The pipes are the process's own."""
