@@ -6,8 +6,6 @@ cells are not in the frames where both sides can see the memory that they lie in
 
 from __future__ import annotations
 
-import os
-
 import msgspec
 
 from erllama_py.cpus import ThreadChoice
@@ -309,12 +307,14 @@ Frame = (
 
 def path_of(config: ModelConfig) -> bytes | None:
     """The path of its file as what it is: bytes, which need not be text."""
-    return None if config.model_path is None else os.fsencode(config.model_path)
+    return None if config.model_path is None else str(config.model_path).encode("utf-8", "surrogateescape")
 
 
 def config_of(frame: StartEngine | HoldWeights) -> ModelConfig:
     """The configuration that came in a frame, with the path of its file."""
-    return msgspec.structs.replace(frame.config, model_path=None if frame.path is None else os.fsdecode(frame.path))
+    return msgspec.structs.replace(
+        frame.config, model_path=None if frame.path is None else frame.path.decode("utf-8", "surrogateescape")
+    )
 
 
 _ENCODER = msgspec.msgpack.Encoder()
