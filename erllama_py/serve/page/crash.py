@@ -1,6 +1,6 @@
 """`POST /erllama/models/{name}/crash`: a drill. The model fails, and its supervisor brings it back as after a fault.
 
-For operators, unless `drills` of the server's settings is off; a few times a minute, so that the model is not given up.
+For operators, unless `drills` of the server's settings is off; so seldom that the model is not given up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from erllama_py.serve.core.api import json_response
 from erllama_py.serve.core.exchange import Exchange
 from erllama_py.serve.core.problems import Problem
-from erllama_py.serve.page.drills import MOST, wait, with_one
+from erllama_py.serve.page.drills import Drilled, bound, wait, with_one
 from erllama_py.watch.log import get_logger
 
 UP = frozenset(("idle", "prefilling", "generating"))  # a fault has no effect while a model loads
@@ -51,7 +51,7 @@ class Drills:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._at: dict[str, tuple[float, ...]] = {}
+        self._last: dict[str, Drilled] = {}
 
     async def __call__(self, exchange: Exchange) -> ASGIApp:
         """Crash a model on purpose, as a real fault does: it is loaded again, and its open requests go on."""
@@ -67,14 +67,20 @@ class Drills:
             message = f"where: the model has no process of its own that {where!r} could end; expected one of {others}"
             raise Problem("conflict", message, code="no_process")
         model = exchange.service.runtime.model(info.id)
-        if seconds := wait(self._at.get(model.id, ()), now):
-            message = f"{MOST} drills of a model a minute, so that its supervisor does not give it up"
+        most = bound(info.config.restarts.intensity, info.config.restarts.period, info.load_seconds)
+        if not most.most:
+            raise Problem(
+                "conflict", "restarts: the model is never restarted, so a drill would end it", code="no_restarts"
+            )
+        if seconds := wait(self._last[model.id].at if model.id in self._last else (), now, most):
+            drills = f"{most.most} drill{'s' if most.most > 1 else ''} of this model in {most.seconds:.0f} s"
+            message = f"{drills}, so that its supervisor does not give it up"
             raise Problem("rate_limited", f"{message}; again in {seconds} s", code="drill_limit", retry_after=seconds)
         if where != "process":
             model.inject_fault(where)
         elif info.pid is not None:
             with suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(info.pid, signal.SIGSEGV)
-        self._at = with_one(self._at, model.id, now)
+        self._last = with_one(self._last, model.id, now, most)
         get_logger(model=model.id).warning("a drill: the model is crashed on purpose", where=where)
         return json_response(Crashed(model=model.id, where=where, restarts=info.restarts))

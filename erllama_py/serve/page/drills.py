@@ -5,29 +5,59 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-# A model's supervisor restarts it five times within a minute: these leave two for crashes that nobody asked for.
-MOST, SECONDS = 3, 60.0
-
-
-def recent(at: Sequence[float], now: float) -> tuple[float, ...]:
-    """Those of the times that still count."""
-    return tuple(one for one in at if now - one < SECONDS)
+MOST, LEAST_SECONDS = 3, 60.0
+LEFT = 2  # restarts of a model's budget that are for crashes which nobody asked for, where it has that many
+DUE_SECONDS = 1.0  # a restart counts from when it is due, which is less than that after a drill
 
 
-def wait(at: Sequence[float], now: float) -> int:
-    """Whole seconds until there may be another drill after those at these times; 0 where there may be one now.
+class Bound(NamedTuple):
+    """So many drills in so many seconds."""
 
-    They are tried against `recent`: what is left of the minute by subtraction may round to a second too few.
+    most: int
+    seconds: float
+
+
+def bound(intensity: int, period: float, load_seconds: float) -> Bound:
+    """For a model with a budget of so many restarts in so many seconds, whose loads take so long: none for one that is
+    never restarted, and one where the budget has few.
+
+    The supervisor's clock stands still in loads, of which each drill has one.
     """
-    counted = sorted(recent(at, now))
-    if len(counted) < MOST:
+    most = min(intensity, max(1, min(MOST, intensity - LEFT)))
+    return Bound(most, math.ceil(max(LEAST_SECONDS, period) + DUE_SECONDS + most * load_seconds))
+
+
+def wait(at: Sequence[float], now: float, most: Bound) -> int:
+    """Whole seconds until there may be another drill after those at these times; 0 where there may be one now. Not for
+    a bound of none.
+
+    They are tried one by one: what is left of the time by subtraction may round to a second too few.
+    """
+
+    def is_free(then: float) -> bool:
+        return sum(then - one < most.seconds for one in at) < most.most
+
+    if is_free(now):
         return 0
-    least = max(1, math.floor(SECONDS - (now - counted[-MOST])))
-    return next(after for after in itertools.count(least) if len(recent(at, now + after)) < MOST)
+    least = max(1, math.floor(most.seconds - (now - sorted(at)[-most.most])))
+    return next(after for after in itertools.count(least) if is_free(now + after))
 
 
-def with_one(drills: Mapping[str, tuple[float, ...]], model: str, now: float) -> dict[str, tuple[float, ...]]:
-    """The times of the drills that still count, by model, after another one of this model."""
-    kept = {name: left for name, at in drills.items() if (left := recent(at, now))}
-    return {**kept, model: (*kept.get(model, ()), now)}
+class Drilled(NamedTuple):
+    """The last drills of a model: their times, and the bound that they are counted by."""
+
+    at: tuple[float, ...]
+    bound: Bound
+
+
+def with_one(drills: Mapping[str, Drilled], model: str, now: float, most: Bound) -> dict[str, Drilled]:
+    """What is to be known after another drill of this model: those that still count, by model."""
+    kept = {
+        name: Drilled(at, one.bound)
+        for name, one in drills.items()
+        if (at := tuple(then for then in one.at if now - then < one.bound.seconds))
+    }
+    before = kept[model].at if model in kept else ()
+    return {**kept, model: Drilled((*before, now), most)}

@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
 import erllama_py as erllama
+from erllama_py.actors.clock import BudgetClock
+from erllama_py.actors.restart_budget import RestartAfter, decide
+from erllama_py.options.process import RestartOpts
 from erllama_py.serve.core.service import Tenant
-from erllama_py.serve.page.drills import MOST, SECONDS, wait, with_one
+from erllama_py.serve.page.drills import MOST, Bound, Drilled, bound, wait, with_one
+from erllama_py.tree import model_limits
 
 CRASH = "/erllama/models/tiny/crash"
+DEFAULT = RestartOpts()
+BOUND = bound(DEFAULT.intensity, DEFAULT.period, 0.0)
 TIMES = st.lists(st.floats(0.0, 200.0), max_size=12)
 
 
@@ -40,30 +46,65 @@ async def back(model: erllama.Model, restarts: int) -> None:
 @example([0.1, 0.1, 0.1], 0.3)
 def test_waiting_as_long_as_told_is_enough(at: list[float], now: float) -> None:
     """And a second less is not, where there was anything to wait for."""
-    told = wait(at, now)
-    assert wait(at, now + told) == 0
+    told = wait(at, now, BOUND)
+    assert wait(at, now + told, BOUND) == 0
     if told > 1:
-        assert wait(at, now + told - 1) > 0
+        assert wait(at, now + told - 1, BOUND) > 0
 
 
-@given(st.lists(st.floats(0.0, 30.0), max_size=40))
-def test_no_minute_has_more_drills_than_the_bound(gaps: list[float]) -> None:
-    """Whenever they are asked for."""
-    drills: dict[str, tuple[float, ...]] = {}
-    now, done = 0.0, list[float]()
+class At:
+    """A clock that stands where it was put."""
+
+    seconds = 0.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+
+@given(
+    st.lists(st.floats(0.0, 30.0), max_size=40), st.integers(1, 8), st.floats(1.0, 300.0), st.floats(0.0, 200.0)
+)  # fmt: skip
+@example([0.0] * 12, 5, 60.0, 30.0)
+@example([0.0, 0.0, 0.0, 59.92], 5, 60.0, 0.0)
+def test_drills_alone_never_use_up_the_budget_of_a_model(
+    gaps: list[float], intensity: int, period: float, load_seconds: float
+) -> None:
+    """Whenever they are asked for, and however long its loads take, in which the supervisor's clock stands still."""
+    most, limits = bound(intensity, period, load_seconds), model_limits(RestartOpts(intensity=intensity, period=period))
+    assert 1 <= most.most <= max(1, intensity - 2)
+    drills: dict[str, Drilled] = {}
+    history = tuple[float, ...]()
+    clock = At()
+    budget_clock = BudgetClock(clock)
     for gap in gaps:
-        now += gap
-        if wait(drills.get("m", ()), now) == 0:
-            drills = with_one(drills, "m", now)
-            done.append(now)
-    assert all(later - first >= SECONDS for first, later in zip(done, done[MOST:], strict=False))
-    assert len(drills.get("m", ())) <= MOST
+        clock.seconds += gap
+        if wait(drills["m"].at if drills else (), clock.now(), most) == 0:
+            decision = decide(limits, history, budget_clock.now(), 0.999)
+            assert isinstance(decision, RestartAfter)
+            assert len(decision.history) <= most.most
+            drills, history = with_one(drills, "m", clock.now(), most), decision.history
+            clock.seconds += decision.delay
+            budget_clock.stop()
+            clock.seconds += load_seconds
+            budget_clock.go_on()
 
 
 def test_old_drills_are_forgotten() -> None:
-    """Of all models: names of models that are gone do not pile up."""
-    drills = with_one(with_one({}, "old", 0.0), "new", SECONDS)
-    assert drills == {"new": (SECONDS,)}
+    """Of all models, each by its own budget: names of models that are gone do not pile up."""
+    slow = bound(5, 300.0, 0.0)
+    drills = with_one(with_one({}, "old", 0.0, BOUND), "slow", 0.0, slow)
+    drills = with_one(drills, "new", BOUND.seconds, BOUND)
+    assert {name: one.at for name, one in drills.items()} == {"slow": (0.0,), "new": (BOUND.seconds,)}
+    assert set(with_one(drills, "new", slow.seconds, BOUND)) == {"new"}
+
+
+def test_a_budget_of_none_has_no_drill() -> None:
+    """And one of few has one."""
+    assert [bound(count, 60.0, 9.0).most for count in range(7)] == [0, 1, 1, 1, 2, 3, 3]
+    assert bound(5, 5.0, 0.0) == BOUND == Bound(MOST, 61.0)
 
 
 @pytest.mark.anyio
@@ -136,7 +177,23 @@ async def test_drills_are_few_a_minute() -> None:
             await back(at.model, number)
         refused = await at.client.post(CRASH, json={})
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "drill_limit")
-        assert 1 <= int(refused.headers["retry-after"]) <= SECONDS
+        assert 1 <= int(refused.headers["retry-after"]) <= BOUND.seconds + 2
+        assert at.model.phase == "idle"
+
+
+@pytest.mark.anyio
+async def test_a_model_of_few_restarts_has_few_drills() -> None:
+    """It is up after all that are taken; one that is never restarted has none."""
+    async with served({"restarts": {"intensity": 1, "period": 90.0}}) as at:
+        assert (await at.client.post(CRASH, json={})).status_code == 200
+        await back(at.model, 1)
+        refused = (await at.client.post(CRASH, json={})).json()["error"]
+        assert refused["code"] == "drill_limit"
+        assert refused["message"].startswith("1 drill of this model in 9")
+        assert at.model.phase == "idle"
+    async with served({"restarts": {"intensity": 0}}) as at:
+        answer = await at.client.post(CRASH, json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_restarts")
         assert at.model.phase == "idle"
 
 
