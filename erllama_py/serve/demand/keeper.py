@@ -150,8 +150,11 @@ class Keeper:
         self.loader, self._started = later, True
 
     async def load(self, model_id: str) -> None:
-        """Have a model loaded, however long it takes. Raises `Problem`, and what its load raises."""
+        """Have a model loaded, however long it takes; one that crashed too often is loaded anew. Raises `Problem`, and
+        what its load raises."""
         one = self._holding(model_id)
+        if one.where == "in" and self._is_given_up(one):
+            self.unload(model_id)
         try:
             (self.try_lease(model_id) or await self._wait(one)).release()
         except Problem:
@@ -240,8 +243,8 @@ class Keeper:
         one.idle_since = self._now()
         if changes := not one.ending and self._has_ended(one):
             one.leaves = True
-        elif changes := not one.given_up and self._is_given_up(one):
-            one.given_up = True
+        elif changes := one.model.load == "demand" and not one.given_up and self._is_given_up(one):
+            one.given_up = True  # one of the start stays as it is: the server's health says so
         if changes or not one.open:  # else the plan is as it was, and each of a thousand requests would make it again
             self._step()
 
@@ -256,9 +259,9 @@ class Keeper:
         return False
 
     def _is_given_up(self, one: Holding) -> bool:
-        """Whether a model on demand crashed too often. One of the start stays as it is: the server's health says so."""
+        """Whether a model crashed too often, so that its supervisor does not restart it."""
         try:
-            return one.model.load == "demand" and self._runtime.model(one.name).phase == "failed"
+            return self._runtime.model(one.name).phase == "failed"
         except erllama.ErllamaError:
             return False
 

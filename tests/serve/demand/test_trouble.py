@@ -138,6 +138,22 @@ async def test_one_that_crashed_too_often_is_loaded_again(monkeypatch: pytest.Mo
         assert (await at.chat("a")).status_code == 200
 
 
+@pytest.mark.parametrize("when", ["start", "demand"])
+async def test_a_load_that_is_asked_for_brings_back_a_model_that_crashed_too_often(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers when the model is there: not at once, for one that is loaded and will never answer."""
+    monkeypatch.setattr(tree, "MODEL_LIMITS", erllama.RestartLimits(intensity=0, period=60.0))
+    async with demanded(config(stub("a", load=when))) as at:
+        assert (await at.chat("a")).status_code == 200
+        at.app.service.runtime.model("a").inject_fault("actor")
+        await until(lambda: at.state("a").phase == "failed")
+        loaded = await at.client.post("/erllama/models/a/load")
+        assert (loaded.status_code, loaded.json()["phase"]) == (200, "idle")
+        assert (at.state("a").loads, at.state("a").unloads) == (2, {"asked": 1})
+        assert (await at.chat("a")).status_code == 200
+
+
 def test_the_process_does_not_wait_for_what_is_read_for_nobody() -> None:
     """A reload whose download stands still, say: the server that is told to end does."""
     code = (
