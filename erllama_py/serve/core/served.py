@@ -47,7 +47,7 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     """When it is unloaded unless a request comes; `None`: not by time."""
     problem: str | None = None
-    """Why it could not be loaded; `None` where it could."""
+    """Why it could not be loaded, or is not restarted any more; `None` where neither is so."""
     loads: int = 0
     """How often it was loaded."""
     failed_loads: int = 0
@@ -67,6 +67,16 @@ def with_crashes(state: ModelState, info: erllama.ModelInfo) -> ModelState:
     """A model that is loaded, with its process and its crashes."""
     crash = None if info.last_crash is None else str(info.last_crash)
     return msgspec.structs.replace(state, pid=info.pid, restarts=info.restarts, last_crash=crash)
+
+
+def with_end(state: ModelState, runtime: erllama.Runtime) -> ModelState:
+    """A model, with why it is not restarted any more, where that is so: it need not be its last crash, as each try to
+    come back counts too."""
+    if state.phase != "failed":
+        return state
+    parts = (part for room in runtime.tree().children for part in room.children)
+    failure = next((part.last_failure for part in parts if part.name == f"model:{state.name}"), None)
+    return msgspec.structs.replace(state, problem=failure)
 
 
 class ServedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,8 +175,11 @@ class Loaded:
     def state(self) -> ServedState:
         """See `Served`."""
         models = tuple(
-            with_crashes(
-                ModelState(name=one.id, state="loaded", phase=one.phase, memory_bytes=one.memory_estimate), one
+            with_end(
+                with_crashes(
+                    ModelState(name=one.id, state="loaded", phase=one.phase, memory_bytes=one.memory_estimate), one
+                ),
+                self._runtime,
             )
             for one in self.infos()
         )

@@ -84,8 +84,12 @@ def smaller_context(model: ServedModel, room: int) -> int | None:
 
 def explained(model: ServedModel, error: erllama.InsufficientMemory) -> erllama.InsufficientMemory:
     """The error of a load, with what would help. It blocks as `smaller_context` does."""
-    n_ctx = None
-    with suppress(erllama.ErllamaError):
-        n_ctx = smaller_context(model, needed_bytes(model) - (error.needed - error.available))
-    helps = helps_by(n_ctx) or "a smaller model, or less beside it, would help"
+    if model.options.get("process_opts", {}).get("memory_bytes") == error.available:
+        # what is needed is a lower bound: which context would fit beside the interpreter nobody knows
+        helps = "a larger process_opts.memory_bytes would help, or a smaller context_opts.n_ctx"
+    else:
+        n_ctx = None
+        with suppress(erllama.ErllamaError):
+            n_ctx = smaller_context(model, needed_bytes(model) - (error.needed - error.available))
+        helps = helps_by(n_ctx) or "a smaller model, or less beside it, would help"
     return erllama.InsufficientMemory(error.model_path, f"{error.problem}: {helps}", error.needed, error.available)

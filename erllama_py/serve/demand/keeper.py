@@ -20,7 +20,7 @@ from erllama_py.serve.config import ServedModel
 from erllama_py.serve.core.amounts import KeepAlive
 from erllama_py.serve.core.logs import NAME
 from erllama_py.serve.core.problems import Problem, shutting_down
-from erllama_py.serve.core.served import Lease, ServedState
+from erllama_py.serve.core.served import Lease, ServedState, with_end
 from erllama_py.serve.demand.backoff import MOST_SECONDS
 from erllama_py.serve.demand.facts import format_of
 from erllama_py.serve.demand.holding import Failure, Holding, Stay
@@ -106,7 +106,9 @@ class Keeper:
         loaded = {info.id: info for info in self._runtime.list_models()}
         now = self._now()
         return ServedState(
-            models=tuple(one.state(_info(one, loaded), now, time.time() - now) for one in self),
+            models=tuple(
+                with_end(one.state(_info(one, loaded), now, time.time() - now), self._runtime) for one in self
+            ),
             budget_bytes=self.budget, reserved_bytes=self.reserved, used_bytes=self.taken(),
         )  # fmt: skip
 

@@ -97,6 +97,15 @@ def test_the_error_of_a_file_has_the_context_that_fits(tmp_path: Path) -> None:
     assert "a smaller model" in explained(lost, erllama.InsufficientMemory("f", "it is short", half, 0)).problem
 
 
+def test_what_helps_a_process_that_may_not_take_enough_is_its_limit(tmp_path: Path) -> None:
+    """Beside the interpreter in it nobody knows which context fits: one that was named did not."""
+    bounded = {"isolation": "process", "process_opts": {"memory_bytes": 40 * MIB}}
+    model = config(dense(tmp_path) | bounded).models[0]
+    said = explained(model, erllama.InsufficientMemory("f", "it is short", 41 * MIB, 40 * MIB))
+    helps = "a larger process_opts.memory_bytes would help, or a smaller context_opts.n_ctx"
+    assert said.problem == f"it is short: {helps}"
+
+
 OLD, NEW = 2_149_242, 3_245_168  # bytes that the two files take, with their contexts
 
 

@@ -148,9 +148,10 @@ async def test_a_load_that_is_asked_for_brings_back_a_model_that_crashed_too_oft
         assert (await at.chat("a")).status_code == 200
         at.app.service.runtime.model("a").inject_fault("actor")
         await until(lambda: at.state("a").phase == "failed")
+        assert at.state("a").problem == "DrillFault: the model's actor was told to fail"
         loaded = await at.client.post("/erllama/models/a/load")
         assert (loaded.status_code, loaded.json()["phase"]) == (200, "idle")
-        assert (at.state("a").loads, at.state("a").unloads) == (2, {"asked": 1})
+        assert (at.state("a").loads, at.state("a").unloads, at.state("a").problem) == (2, {"asked": 1}, None)
         assert (await at.chat("a")).status_code == 200
 
 
