@@ -138,6 +138,9 @@ class GoingOn:
         assert ref is not None
         self._where.model.between.discard(self.id)
         if board.identity != self._identity:
+            get_logger(model=self._where.model.model_id, request=self.id).warning(
+                "a request ends: its model came back as another one, as its file has changed"
+            )
             self._fail(ModelCrashed(self._where.model.model_id, CHANGED))
             return
         if transcript.lives:

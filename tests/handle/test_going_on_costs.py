@@ -129,8 +129,8 @@ async def test_what_is_cancelled_before_its_next_engine_begins_tells_of_the_firs
 
 
 @pytest.mark.slow
-async def test_a_file_that_was_replaced_is_another_model(tmp_path: Path) -> None:
-    """What was said is not continued by it; the next request is answered by it."""
+async def test_a_file_that_was_replaced_is_another_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was said is not continued by it, which the log tells; the next request is answered by it."""
     path, other = tiny_gguf("dense", tmp_path), tiny_gguf("window", tmp_path)
     config: Any = {**STUB, "backend": "llama", "model_path": path}
     async with erllama.Runtime() as runtime:
@@ -141,6 +141,7 @@ async def test_a_file_that_was_replaced_is_another_model(tmp_path: Path) -> None
             model.inject_fault("actor")
             with pytest.raises(erllama.ModelCrashed, match="its file has changed"):
                 [event async for event in stream]
+        assert sum("its model came back as another one" in one.getMessage() for one in caplog.records) == 1
         assert (await model.complete("hello", response_tokens=2)).generated
 
 
