@@ -174,6 +174,14 @@ def test_a_report_says_what_the_engine_was_doing() -> None:
     assert report_of(death_of(Observed(code=0, word=0)), Evidence()).reason == "exit code"
 
 
+def test_one_that_had_not_heard_of_its_work_is_not_called_idle() -> None:
+    """Its last word was that it waits for some."""
+    stopped = Death(reason="watchdog", problem="it was stopped for 2.0 s while it had work")
+    told = report_of(stopped, Evidence(doing="idle")).problem
+    assert told == "it was stopped for 2.0 s while it had work, which it had not begun"
+    assert report_of(Death(reason="signal", problem="SIGSEGV"), Evidence(doing="idle")).problem == "SIGSEGV, idle"
+
+
 @pytest.mark.parametrize(("doing", "chatter"), [("load", True), ("starting", True), (None, True), ("decode", False)])
 def test_what_a_load_that_went_well_has_said_is_in_no_report(doing: str | None, chatter: bool) -> None:
     """It says nothing of the end of a decode. Warnings stay, and all that was written to standard error."""

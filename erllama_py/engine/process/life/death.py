@@ -226,6 +226,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 def report_of(death: Death, found: Evidence) -> CrashReport:
     """What is known of a crash. One who ended in order without having been asked has crashed too."""
     said = "" if found.doing is None else f", {_where(found.doing, found.tokens)}"
+    if death.reason == "watchdog" and found.doing == "idle":  # it does so where there is work, and nowhere else
+        said = ", which it had not begun"
     head, colon, rest = death.problem.partition(": ")
     lines = cut_lines(about_the_end(death.lines, found.doing))
     return CrashReport(
