@@ -136,8 +136,8 @@ async def test_an_open_reply_goes_on_after_a_drill() -> None:
 @pytest.mark.parametrize(("where", "named"), [("process", "SIGSEGV"), ("assertion", "SIGABRT")])
 async def test_the_process_of_a_model_is_ended_and_its_reply_goes_on(where: str, named: str) -> None:
     """Nothing of the reply is lost; the page tells what ended it, and how many requests went on."""
-    async with served({"isolation": "process", "stub": {"seconds_per_token": 0.002}}) as at:
-        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 300}
+    async with served({"isolation": "process", "stub": {"seconds_per_token": 0.005}}) as at:
+        ask: Any = {"model": "tiny", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 400}
         ask |= {"ignore_eos": True, "temperature": 0}
         before = (await at.client.post("/v1/chat/completions", json=ask)).json()["choices"]
         pid = at.model.info.pid

@@ -27,11 +27,11 @@ async def test_from_the_key_to_a_reply_to_the_drill(browser: Browser) -> None:
         await page.keyboard.type("erl_wrong")
         await page.keyboard.press("Enter")
         await expect(page.locator("#key-problem")).to_contain_text("this API key is not known here")
-        assert await focused(page) == "key"
+        await expect(page.locator("#key")).to_be_focused()
         await page.keyboard.type(operates)
         await page.keyboard.press("Enter")
         await expect(page.locator("#live-text")).to_have_text("Live")
-        assert await focused(page) == "message"
+        await expect(page.locator("#message")).to_be_focused()
         await page.keyboard.type("hello")
         await page.keyboard.press("Enter")
         await expect(page.locator(".reply .text .prose")).to_be_visible()
@@ -59,6 +59,7 @@ async def test_a_drill_is_asked_for_again_before_the_page_hears_that_it_was_left
     """A dialog closes first, and tells it later: a key may come in between."""
     _, operates, access = keys()
     async with paged(browser, SLOW, access=access) as (page, at, _):
+        await expect(page.locator("#key")).to_be_focused()
         await page.keyboard.type(operates)
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("button", name="Crash tiny, a drill")).to_be_visible()
