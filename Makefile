@@ -31,7 +31,7 @@ check: env  ## judge the code without running it: style, types, documents, house
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo "not formatted; run: make format" >&2; exit 1; }
 	@$(BIN)/zensical build --clean --strict
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q tests/house_rules; rules=$$?; wait $$types && exit $$rules
+	@$(BIN)/mypy -n auto & types=$$!; $(BIN)/python -m pytest -q tests/house_rules; rules=$$?; wait $$types && exit $$rules
 
 format: env  ## lay out the code, and write the reference page and the dashboard
 	@$(BIN)/ruff check --quiet --fix
