@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from helpers.clock import ManualClock
 from helpers.runtime import until
 from helpers.served import served
 from hypothesis import example, given
@@ -52,18 +53,6 @@ def test_waiting_as_long_as_told_is_enough(at: list[float], now: float) -> None:
         assert wait(at, now + told - 1, BOUND) > 0
 
 
-class At:
-    """A clock that stands where it was put."""
-
-    seconds = 0.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-
 @given(
     st.lists(st.floats(0.0, 30.0), max_size=40), st.integers(1, 8), st.floats(1.0, 300.0), st.floats(0.0, 200.0)
 )  # fmt: skip
@@ -77,18 +66,18 @@ def test_drills_alone_never_use_up_the_budget_of_a_model(
     assert 1 <= most.most <= max(1, intensity - 2)
     drills: dict[str, Drilled] = {}
     history = tuple[float, ...]()
-    clock = At()
+    clock = ManualClock()
     budget_clock = BudgetClock(clock)
     for gap in gaps:
-        clock.seconds += gap
+        clock.advance(gap)
         if wait(drills["m"].at if drills else (), clock.now(), most) == 0:
             decision = decide(limits, history, budget_clock.now(), 0.999)
             assert isinstance(decision, RestartAfter)
             assert len(decision.history) <= most.most
             drills, history = with_one(drills, "m", clock.now(), most), decision.history
-            clock.seconds += decision.delay
+            clock.advance(decision.delay)
             budget_clock.stop()
-            clock.seconds += load_seconds
+            clock.advance(load_seconds)
             budget_clock.go_on()
 
 

@@ -76,6 +76,7 @@ class ChildProcess:
         self._begun = anyio.Event()
         self._problem: Exception | None = None  # why none was begun
         self._kill: Kill | None = None
+        self._word: int | None = None  # what it said that it would end with
         self._asked = self._answers = False
         self._loop_turned = True  # since it was told to, while an answer is waited for
         self._watch = Watch()
@@ -226,8 +227,6 @@ class ChildProcess:
         self._tell(self._has_turned)
         if self._process is not None and conditions.catches(signal.SIGUSR1):
             self._process.send_signal(signal.SIGUSR1)
-
-    _word: int | None = None
 
     def _buried(self, process: subprocess.Popen[bytes] | None, lived: float) -> Death:
         """How it has ended. One that has not is killed: it is not looked after any more."""
